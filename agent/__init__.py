@@ -1,0 +1,1 @@
+"""Who talks: command line, settings, server, conversations, protocols."""

@@ -1,0 +1,1 @@
+"""What is computed: the three models, their checkpoints and training."""

@@ -1,0 +1,1 @@
+"""SpeechGPT-Gen: real-time streaming speech-to-speech dialogue."""

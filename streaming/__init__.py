@@ -1,0 +1,1 @@
+"""When things happen: frames, turns, engine, playout."""
