@@ -1,1 +1,1 @@
-"""The semantic model: what is said, as text and RVQ-1 units."""
+"""What is said: an autoregressive LLaMA-style model over text, semantic units and chat tokens."""

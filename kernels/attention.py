@@ -1,0 +1,88 @@
+"""Attention over a key/value cache: one signature, the one of `flash_attn_with_kvcache`, whatever computes it.
+
+Layouts are [batch, time, head, dim], the cache is [slot, time, kv head, dim]. Keys arrive rotated.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def attention_with_kvcache(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    cache_seqlens: int | Tensor,
+    cache_batch_idx: Tensor | None = None,
+) -> Tensor:
+    """Append `k`, `v` to the cache in place, then let each query see its row's cache up to and including itself.
+
+    q: (B, T, H, D); k, v: (B, T, Hkv, D) with Hkv dividing H; k_cache, v_cache: (S, capacity, Hkv, D).
+    cache_seqlens: live length before the append, one int for every row or int (B,).
+    cache_batch_idx: (B,) slot of each row; None when row b is slot b.
+    Returns (B, T, H, D). The causal mask is aligned bottom-right: query t of a row sees length + t + 1 keys.
+    Raises ValueError when the new keys do not fit into the cache.
+    """
+    if isinstance(cache_seqlens, int):
+        return _uniform(q, k_cache, v_cache, k, v, length=cache_seqlens, slots=cache_batch_idx)
+    return _ragged(q, k_cache, v_cache, k, v, lengths=cache_seqlens, slots=cache_batch_idx)
+
+
+def _uniform(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, *, length: int, slots: Tensor | None
+) -> Tensor:
+    batch, new = q.shape[:2]
+    end = length + new
+    _check_room(end, k_cache)
+    if slots is None:
+        k_cache[:batch, length:end] = k
+        v_cache[:batch, length:end] = v
+        # Slicing to the live length matters on a CPU: attention over a padded cache would dominate a decode step.
+        keys, values = k_cache[:batch, :end], v_cache[:batch, :end]
+    else:
+        k_cache[slots, length:end] = k.to(k_cache.dtype)
+        v_cache[slots, length:end] = v.to(v_cache.dtype)
+        keys, values = k_cache[slots, :end], v_cache[slots, :end]
+    if new == 1:
+        return _sdpa(q, keys, values, None)
+    if length == 0:
+        return _sdpa(q, keys, values, None, causal=True)
+    seen = torch.ones(new, end, dtype=torch.bool, device=q.device).tril(length)
+    return _sdpa(q, keys, values, seen)
+
+
+def _ragged(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, *, lengths: Tensor, slots: Tensor | None
+) -> Tensor:
+    batch, new = q.shape[:2]
+    rows = torch.arange(batch, device=q.device) if slots is None else slots
+    at = lengths[:, None] + torch.arange(new, device=q.device)  # (B, T) where each new key goes
+    end = int(at.max()) + 1
+    _check_room(end, k_cache)
+    k_cache[rows[:, None], at] = k.to(k_cache.dtype)
+    v_cache[rows[:, None], at] = v.to(v_cache.dtype)
+    seen = torch.arange(end, device=q.device) <= at[:, :, None]  # (B, T, end)
+    return _sdpa(q, k_cache[rows, :end], v_cache[rows, :end], seen[:, None])
+
+
+def _check_room(end: int, cache: Tensor) -> None:
+    if end > cache.shape[1]:
+        raise ValueError(f"the key/value cache holds {cache.shape[1]} positions, {end} are needed")
+
+
+def _sdpa(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool = False) -> Tensor:
+    """SDPA, the reference, in [batch, time, head, dim]. `causal` is its top-left mask: right for equal lengths only."""
+    attended = F.scaled_dot_product_attention(
+        q.transpose(1, 2),
+        keys.transpose(1, 2).to(q.dtype),
+        values.transpose(1, 2).to(q.dtype),
+        attn_mask=mask,
+        is_causal=causal,
+        enable_gqa=q.shape[2] != keys.shape[2],
+    )
+    return attended.transpose(1, 2)

@@ -1,0 +1,288 @@
+"""The semantic model: LLaMA blocks (GQA, RoPE, RMSNorm, SwiGLU) under the parameter names of Hugging Face.
+
+Source: Touvron et al. 2023 (arXiv 2307.09288); numerics follow `transformers`' LlamaForCausalLM: rotate-half RoPE with
+fp32 angles, RMSNorm in fp32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...kernels.attention import attention_with_kvcache
+from ..errors import ConfigError
+from .cache import KVCache
+
+
+@dataclass(frozen=True)
+class SemanticConfig:
+    """Shape of the model, under the names that Hugging Face's config.json uses."""
+
+    vocab_size: int
+    hidden_size: int = 512
+    intermediate_size: int = 1408
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
+    num_key_value_heads: int = 2
+    rope_theta: float = 10000.0
+    rms_norm_eps: float = 1e-5
+    tie_word_embeddings: bool = True
+    max_position_embeddings: int = 4096
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if name != "tie_word_embeddings" and not value > 0:
+                raise ConfigError(f"semantic model: {name} must be positive, not {value}")
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise ConfigError(
+                f"semantic model: hidden_size {self.hidden_size} does not split into "
+                f"{self.num_attention_heads} heads of even size"
+            )
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ConfigError(
+                f"semantic model: {self.num_key_value_heads} key/value heads do not divide "
+                f"{self.num_attention_heads} heads"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any]) -> SemanticConfig:
+        """Read a config.json of LlamaForCausalLM. Raises ConfigError for what this model does not compute."""
+        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        unsupported = {
+            "model_type": config.get("model_type", "llama") != "llama",
+            "hidden_act": config.get("hidden_act", "silu") != "silu",
+            "attention_bias": bool(config.get("attention_bias", False)),
+            "mlp_bias": bool(config.get("mlp_bias", False)),
+            "rope_scaling": kind != "default",
+        }
+        if any(unsupported.values()):
+            names = ", ".join(f"{k}={config.get(k, kind)!r}" for k, wrong in unsupported.items() if wrong)
+            raise ConfigError(
+                f"config.json asks for {names}; only LLaMA with silu, no bias, unscaled RoPE is supported"
+            )
+        heads = "num_attention_heads"
+        required = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", heads)
+        missing = [name for name in required if name not in config]
+        if missing:
+            raise ConfigError(f"config.json lacks {', '.join(missing)}; is it a LLaMA configuration?")
+        read = cls(
+            **{name: int(config[name]) for name in required},
+            num_key_value_heads=int(config.get("num_key_value_heads") or config[heads]),
+            rope_theta=float(config.get("rope_theta") or rope.get("rope_theta") or 10000.0),
+            rms_norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+            tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+            max_position_embeddings=int(config.get("max_position_embeddings", 2048)),
+        )
+        if config.get("head_dim") not in (None, read.head_dim):
+            raise ConfigError(f"config.json asks for head_dim={config['head_dim']}; only {read.head_dim} is supported")
+        return read
+
+    def to_hf(self) -> dict[str, Any]:
+        """The config.json that `transformers` would load these weights with."""
+        return {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_act": "silu",
+            "attention_bias": False,
+            "mlp_bias": False,
+            **asdict(self),
+        }
+
+
+class SemanticModel(nn.Module):
+    """Decoder-only transformer over the speech vocabulary. Knows nothing of quantisation, sampling or conversations."""
+
+    def __init__(self, config: SemanticConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = _Decoder(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+            self.register_state_dict_post_hook(_drop_head)  # type: ignore[no-untyped-call]
+            self.register_load_state_dict_pre_hook(_restore_head)  # type: ignore[no-untyped-call]
+        self.apply(_initialise)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        cache: KVCache | None = None,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Logits of the token after each of `tokens`.
+
+        tokens: int64 (B, T). cache: keys and values of what came before; `tokens` are appended to it in place.
+        positions: int (B, T) rotary positions, by default counted on from the cache's length; packed training rows
+        restart them at each document. mask: bool (B, 1, T, T), True = may attend, for packed rows without a cache;
+        by default causal. Returns (B, T, V). Raises EngineError when the cache is full.
+        """
+        logits: Tensor = self.lm_head(self.hidden(tokens, cache, positions, mask))
+        return logits
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        cache: KVCache | None = None,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """`forward` without the head: normalised states (B, T, hidden), for callers that need logits of few rows."""
+        if cache is not None and mask is not None:
+            raise ValueError("a mask is for packed rows without a cache; with a cache attention is causal")
+        states: Tensor = self.model(tokens, cache, positions, mask)
+        return states
+
+    def empty_cache(self, capacity: int | None = None, rows: int = 1, dtype: torch.dtype | None = None) -> KVCache:
+        """An empty cache that fits this model; capacity defaults to `max_position_embeddings`."""
+        weight = self.model.embed_tokens.weight
+        return KVCache.empty(
+            layers=self.config.num_hidden_layers,
+            kv_heads=self.config.num_key_value_heads,
+            head_dim=self.config.head_dim,
+            capacity=capacity or self.config.max_position_embeddings,
+            rows=rows,
+            device=weight.device,
+            dtype=dtype or weight.dtype,
+        )
+
+
+class _Decoder(nn.Module):
+    def __init__(self, config: SemanticConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(_Layer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = _RMSNorm(config)
+
+    def forward(self, tokens: Tensor, cache: KVCache | None, positions: Tensor | None, mask: Tensor | None) -> Tensor:
+        new = tokens.shape[1]
+        if cache is not None:
+            cache.reserve(new)
+        if positions is None:
+            start = 0 if cache is None else cache.length
+            positions = torch.arange(start, start + new, device=tokens.device)[None]
+        x = self.embed_tokens(tokens)
+        rotation = _rotation(positions, self.config.head_dim, self.config.rope_theta)
+        for layer in self.layers:
+            x = layer(x, rotation, cache, mask)
+        if cache is not None:
+            cache.length += new
+        states: Tensor = self.norm(x)
+        return states
+
+
+class _Layer(nn.Module):
+    def __init__(self, config: SemanticConfig, index: int) -> None:
+        super().__init__()
+        self.self_attn = _Attention(config, index)
+        self.mlp = _MLP(config)
+        self.input_layernorm = _RMSNorm(config)
+        self.post_attention_layernorm = _RMSNorm(config)
+
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: KVCache | None, mask: Tensor | None) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rotation, cache, mask)
+        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return out
+
+
+class _Attention(nn.Module):
+    def __init__(self, config: SemanticConfig, index: int) -> None:
+        super().__init__()
+        self.index = index
+        self.head_dim = config.head_dim
+        self.groups = config.num_attention_heads // config.num_key_value_heads
+        kv_size = config.num_key_value_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, kv_size, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=False)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: KVCache | None, mask: Tensor | None) -> Tensor:
+        batch, new, _ = x.shape
+        q = _rotate(self.q_proj(x).view(batch, new, -1, self.head_dim), rotation)
+        k = _rotate(self.k_proj(x).view(batch, new, -1, self.head_dim), rotation)
+        v = self.v_proj(x).view(batch, new, -1, self.head_dim)
+        if cache is not None:
+            attended = attention_with_kvcache(
+                q, cache.keys[self.index], cache.values[self.index], k, v, cache_seqlens=cache.length
+            )
+        else:
+            # Repeating the few key heads is quicker on a CPU than SDPA's own grouping, which leaves the fused kernel.
+            k, v = (t.repeat_interleave(self.groups, dim=2) if self.groups > 1 else t for t in (k, v))
+            attended = F.scaled_dot_product_attention(
+                q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, is_causal=mask is None
+            ).transpose(1, 2)
+        out: Tensor = self.o_proj(attended.reshape(batch, new, -1))
+        return out
+
+
+class _MLP(nn.Module):
+    def __init__(self, config: SemanticConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+class _RMSNorm(nn.Module):
+    def __init__(self, config: SemanticConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(config.hidden_size))
+        self.eps = config.rms_norm_eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Written out rather than F.rms_norm so that 16-bit inputs are rounded where `transformers` rounds them.
+        wide = x.float()
+        scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * scaled.to(x.dtype)
+
+
+@lru_cache(maxsize=8)
+def _frequencies(head_dim: int, theta: float, device: torch.device) -> Tensor:
+    # Kept outside the module: a buffer would be rounded by `module.to(bfloat16)` and turn up in state dicts.
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
+    return 1.0 / theta**exponents
+
+
+def _rotation(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosine and sine (B, T, 1, head_dim) of every rotary angle, in fp32."""
+    angles = positions[..., None, None].float() * _frequencies(head_dim, theta, positions.device)
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def _rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    cos, sin = (r.to(x.dtype) for r in rotation)
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+
+
+def _drop_head(module: nn.Module, state: dict[str, Any], prefix: str, _metadata: dict[str, Any]) -> None:
+    state.pop(f"{prefix}lm_head.weight", None)  # tied: one tensor, one name, as `transformers` saves it
+
+
+def _restore_head(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    embedding = state.get(f"{prefix}model.embed_tokens.weight")
+    if embedding is not None:
+        state[f"{prefix}lm_head.weight"] = embedding
