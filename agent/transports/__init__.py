@@ -1,0 +1,1 @@
+"""Doors: WebSocket and WebRTC to one conversation each."""
