@@ -1,0 +1,302 @@
+"""The objects inside Realtime events: session, items, responses (OpenAI Realtime, GA names).
+
+A field that is None is left out of the JSON, because stock clients treat most of them as optional but not nullable;
+`nullable` names the ones that a class sends as null.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import model_validator as validator
+
+Modality = Literal["text", "audio"]
+Status = Literal["in_progress", "completed", "incomplete"]
+
+
+def new_id(prefix: str) -> str:
+    """A fresh identifier such as `item_3f2a...` (80 random bits)."""
+    return f"{prefix}_{secrets.token_hex(10)}"
+
+
+class Object(BaseModel):
+    """Base of everything in an event: unknown fields are ignored, None is left out unless `nullable`."""
+
+    model_config = ConfigDict(extra="ignore", validate_assignment=False)
+    nullable: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _leave_out_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = handler(self)
+        return {name: value for name, value in fields.items() if value is not None or name in self.nullable}
+
+
+# Audio formats ------------------------------------------------------------------------------------------------------
+
+
+class PcmFormat(Object):
+    """Signed 16-bit little-endian mono at 24 kHz."""
+
+    type: Literal["audio/pcm"] = "audio/pcm"
+    rate: Literal[24000] = 24000
+
+
+class G711Format(Object):
+    """G.711 at 8 kHz, one byte per sample."""
+
+    type: Literal["audio/pcmu", "audio/pcma"]
+
+
+AudioFormat = Annotated[PcmFormat | G711Format, Field(discriminator="type")]
+
+
+# Session ------------------------------------------------------------------------------------------------------------
+
+
+class ServerVad(Object):
+    """A turn ends after `silence_duration_ms` of silence."""
+
+    type: Literal["server_vad"]
+    threshold: float = Field(0.5, ge=0, le=1)
+    prefix_padding_ms: int = Field(300, ge=0, le=5000)
+    silence_duration_ms: int = Field(400, ge=20, le=10_000)
+    create_response: bool = True
+    interrupt_response: bool = True
+
+
+class SemanticVad(Object):
+    """A turn ends after a silence that depends on how eager the agent shall be."""
+
+    type: Literal["semantic_vad"]
+    eagerness: Literal["low", "medium", "high", "auto"] = "auto"
+    create_response: bool = True
+    interrupt_response: bool = True
+
+
+TurnDetection = Annotated[ServerVad | SemanticVad, Field(discriminator="type")]
+
+
+class Transcription(Object):
+    """The model writes down what it hears anyway; `model`, `language` and `prompt` are only echoed."""
+
+    model: str | None = None
+    language: str | None = None
+    prompt: str | None = None
+
+
+class AudioInput(Object):
+    """How the user's audio comes; `turn_detection` None means manual turns, `transcription` None no transcripts."""
+
+    nullable = frozenset({"transcription", "turn_detection", "noise_reduction"})
+    format: AudioFormat = Field(default_factory=PcmFormat)
+    noise_reduction: dict[str, Any] | None = None
+    transcription: Transcription | None = None
+    turn_detection: TurnDetection | None = None
+
+
+def _voice_name(value: object) -> object:
+    """The name of a voice given as {"id": name}."""
+    return value["id"] if isinstance(value, dict) and set(value) == {"id"} else value
+
+
+class AudioOutput(Object):
+    """How the answer sounds. Speed is always 1."""
+
+    format: AudioFormat = Field(default_factory=PcmFormat)
+    voice: Annotated[str, BeforeValidator(_voice_name)] = ""
+    speed: float = Field(1.0, ge=1, le=1)
+
+
+class SessionAudio(Object):
+    """Both directions of sound."""
+
+    input: AudioInput = Field(default_factory=AudioInput)
+    output: AudioOutput = Field(default_factory=AudioOutput)
+
+
+class Session(Object):
+    """The whole session, as echoed by session.created and session.updated.
+
+    tools and tool_choice are kept and echoed, but the models of this server call none.
+    """
+
+    type: Literal["realtime"] = "realtime"
+    object: Literal["realtime.session"] = "realtime.session"
+    id: str
+    model: str
+    expires_at: int | None = None
+    instructions: str = ""
+    output_modalities: list[Modality] = Field(["audio"], min_length=1, max_length=1)
+    audio: SessionAudio = Field(default_factory=SessionAudio)
+    max_output_tokens: Annotated[int, Field(ge=1)] | Literal["inf"] = "inf"
+    tools: list[dict[str, Any]] = Field(default_factory=list)
+    tool_choice: str | dict[str, Any] = "auto"
+
+
+# Items --------------------------------------------------------------------------------------------------------------
+
+
+class Content(Object):
+    """One part of a message. `audio` is base64 in the session's input format; the server never echoes it."""
+
+    type: Literal["input_text", "input_audio", "output_text", "output_audio"]
+    text: str | None = None
+    audio: str | None = None
+    transcript: str | None = None
+
+    @validator(mode="after")
+    def _has_its_own(self) -> Content:
+        wanted = {"input_text": self.text, "output_text": self.text, "input_audio": self.audio}
+        if wanted.get(self.type, "") is None and not (self.type == "input_audio" and self.transcript is not None):
+            raise ValueError(f"{self.type} content needs {'audio' if self.type == 'input_audio' else 'text'}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = handler(self)
+        # Clients require the key `transcript` on heard audio from the first, when it is not known yet.
+        keep = "transcript" if self.type == "input_audio" else ""
+        return {name: value for name, value in fields.items() if value is not None or name == keep}
+
+
+_CONTENT_OF_ROLE = {
+    "system": {"input_text"},
+    "user": {"input_text", "input_audio"},
+    "assistant": {"output_text", "output_audio"},
+}
+
+
+class MessageItem(Object):
+    """Something said or written by one side."""
+
+    id: str = ""
+    object: Literal["realtime.item"] = "realtime.item"
+    type: Literal["message"] = "message"
+    status: Status = "completed"
+    role: Literal["system", "user", "assistant"]
+    content: list[Content]
+
+    @validator(mode="after")
+    def _fits_its_role(self) -> MessageItem:
+        for content in self.content:
+            if content.type not in _CONTENT_OF_ROLE[self.role]:
+                raise ValueError(f"a {self.role} message cannot have {content.type} content")
+        return self
+
+
+class FunctionCallItem(Object):
+    """A function call, kept for clients that replay a conversation held elsewhere."""
+
+    id: str = ""
+    object: Literal["realtime.item"] = "realtime.item"
+    type: Literal["function_call"] = "function_call"
+    status: Status = "completed"
+    call_id: str | None = None
+    name: str
+    arguments: str
+
+
+class FunctionCallOutputItem(Object):
+    """The result of a function call, kept likewise."""
+
+    id: str = ""
+    object: Literal["realtime.item"] = "realtime.item"
+    type: Literal["function_call_output"] = "function_call_output"
+    status: Status = "completed"
+    call_id: str
+    output: str
+
+
+Item = Annotated[MessageItem | FunctionCallItem | FunctionCallOutputItem, Field(discriminator="type")]
+
+
+class ItemReference(Object):
+    """An item of the conversation, named as input of one response."""
+
+    type: Literal["item_reference"]
+    id: str
+
+
+InputItem = Annotated[
+    MessageItem | FunctionCallItem | FunctionCallOutputItem | ItemReference, Field(discriminator="type")
+]
+
+
+# Responses ----------------------------------------------------------------------------------------------------------
+
+
+class ResponseError(Object):
+    """Why a response failed."""
+
+    type: str = "server_error"
+    code: str
+    message: str
+
+
+class StatusDetails(Object):
+    """Why a response ended as it did."""
+
+    type: Literal["completed", "cancelled", "incomplete", "failed"]
+    reason: Literal["turn_detected", "client_cancelled", "max_output_tokens"] | None = None
+    error: ResponseError | None = None
+
+
+class TokenDetails(Object):
+    """Tokens by kind: `audio_tokens` are semantic units (20 ms each)."""
+
+    text_tokens: int = 0
+    audio_tokens: int = 0
+
+
+class Usage(Object):
+    """Counts of one response. Text is not counted."""
+
+    total_tokens: int
+    input_tokens: int
+    output_tokens: int
+    input_token_details: TokenDetails
+    output_token_details: TokenDetails
+
+
+class ResponseAudioOutput(Object):
+    """Voice and format of one response."""
+
+    voice: str | None = None
+    format: AudioFormat | None = None
+
+
+class ResponseAudio(Object):
+    """Sound of one response."""
+
+    output: ResponseAudioOutput = Field(default_factory=ResponseAudioOutput)
+
+
+class Response(Object):
+    """One answer, as in response.created and response.done."""
+
+    nullable = frozenset({"status_details", "usage", "metadata"})
+    id: str
+    object: Literal["realtime.response"] = "realtime.response"
+    status: Literal["in_progress", "completed", "cancelled", "incomplete", "failed"] = "in_progress"
+    status_details: StatusDetails | None = None
+    output: list[Item] = Field(default_factory=list)
+    conversation_id: str | None = None
+    output_modalities: list[Modality] = Field(["audio"])
+    max_output_tokens: int | Literal["inf"] = "inf"
+    audio: ResponseAudio = Field(default_factory=ResponseAudio)
+    usage: Usage | None = None
+    metadata: dict[str, str] | None = None
+
+
+class ResponseOptions(Object):
+    """What response.create asks for; None takes the session's."""
+
+    conversation: Literal["auto", "none"] = "auto"
+    input: list[InputItem] | None = None
+    instructions: str | None = None
+    output_modalities: Annotated[list[Modality], Field(min_length=1, max_length=1)] | None = None
+    max_output_tokens: Annotated[int, Field(ge=1)] | Literal["inf"] | None = None
+    metadata: dict[str, str] | None = Field(None, max_length=16)
+    audio: ResponseAudio | None = None

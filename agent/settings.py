@@ -1,0 +1,150 @@
+"""Every setting of the server, once: its flag, environment name, TOML key, default and reason.
+
+A value is looked up in this order: flag of `serve`, environment `SPEECHGPT_GEN_<NAME>`, TOML file (`--config` or
+`SPEECHGPT_GEN_CONFIG`), default. Lists are given to the environment as comma-separated text.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from ..models.errors import ConfigError
+
+ENV_PREFIX = "SPEECHGPT_GEN_"
+CONFIG_ENV = ENV_PREFIX + "CONFIG"
+
+
+def _split(value: object) -> object:
+    """Comma-separated text as a list; anything else as it is."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+Names = Annotated[list[str], NoDecode, BeforeValidator(_split)]
+
+
+class Settings(BaseSettings):
+    """Settings of one server process. Make one with `load_settings`, which gives one-line errors."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, extra="forbid", frozen=True, validate_default=True, protected_namespaces=()
+    )
+
+    # Where to listen
+    host: str = Field("127.0.0.1", description="Address to listen on; other machines reach only 0.0.0.0 or a LAN one.")
+    port: int = Field(8080, ge=0, le=65535, description="TCP port of HTTP and WebSocket; 0 takes any free one.")
+    tls_cert: Path | None = Field(None, description="PEM certificate: browsers give a microphone only to https.")
+    tls_key: Path | None = Field(None, description="PEM private key of the certificate.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
+
+    # Who may come in
+    token: SecretStr | None = Field(None, description="Bearer token that every API call must carry; none lets all in.")
+    origins: Names = Field(
+        default_factory=list,
+        description="Other web origins (https://host[:port]) whose pages may call; a name this server is known by too.",
+    )
+
+    # Model
+    model: str = Field("nano", description="Bundle to speak with: nano, tiny (random weights), or a folder.")
+    device: str = Field("auto", description="Torch device: auto takes cuda when there is one, else cpu.")
+    slots: int = Field(4, ge=1, description="Conversations at a time; each holds a key-value cache and flow state.")
+    threads: int | None = Field(None, ge=1, description="CPU threads of the engine; none lets it choose by the cores.")
+    quantize: bool = Field(True, description="int8 linears on CPU: twice the speed for an inaudible loss.")
+    voice: str | None = Field(None, description="Voice of a new session; none takes the bundle's first.")
+    answer_mode: Literal["text", "direct"] = Field(
+        "text", description="text plans the answer in words first (clearer); direct goes from units to units (sooner)."
+    )
+    instructions: str = Field(
+        "", description="System prompt of a new session; empty keeps to what nano was trained on."
+    )
+    history_turns: int = Field(3, ge=0, description="Earlier turns the model is shown; nano was trained with three.")
+    max_answer_s: float = Field(
+        30.0, gt=0, le=100, description="Longest answer in seconds: a model that rambles is stopped."
+    )
+
+    # Turns
+    vad: Literal["webrtc", "silero"] = Field("silero", description="Voice activity detector: webrtc is lighter.")
+    vad_threshold: float = Field(0.5, ge=0, le=1, description="Speech probability above which a frame is speech.")
+    min_speech_ms: int = Field(120, ge=20, description="Speech this long starts a turn; shorter is a click or a cough.")
+    prefix_padding_ms: int = Field(300, ge=0, description="Sound kept before the detected start: first consonants.")
+    soft_end_ms: int = Field(200, ge=20, description="Silence after which an answer is prepared, in case that was all.")
+    silence_ms: int = Field(400, ge=20, description="Silence that ends a turn: less answers sooner, cuts in more.")
+    preemptive: bool = Field(True, description="Prepare the answer at the soft end; off saves work, adds delay.")
+    max_turn_s: float = Field(30.0, gt=0, le=600, description="Longest user turn in seconds; then it is answered.")
+
+    # Limits
+    idle_timeout_s: float = Field(300.0, gt=0, description="A session in which nobody speaks is ended after this.")
+    session_max_s: float = Field(3600.0, gt=0, description="Longest session; frees slots left open by accident.")
+    max_event_bytes: int = Field(15 * 2**20, ge=1024, description="Largest client event in bytes (protocol: 15 MiB).")
+    max_outgoing_bytes: int = Field(
+        2**20, ge=4096, description="Bytes queued for a client that reads too slowly before it is dropped."
+    )
+    max_items: int = Field(500, ge=2, description="Items a conversation keeps; the oldest are forgotten.")
+    max_voice_bytes: int = Field(10 * 2**20, ge=1024, description="Largest recording accepted for a new voice.")
+    max_voices: int = Field(64, ge=1, description="Recorded voices kept in memory; the least recently used goes.")
+    lead_ms: int = Field(
+        200, ge=20, description="WebSocket: sound sent ahead of its playing; less stops sooner, more survives jitter."
+    )
+
+    # WebRTC
+    stun: Names = Field(default_factory=list, description="STUN servers (stun:host:port); none is best on a LAN.")
+    turn: Names = Field(default_factory=list, description="TURN servers (turn:host:port) to relay through.")
+    turn_username: str | None = Field(None, description="User name for the TURN servers.")
+    turn_password: SecretStr | None = Field(None, description="Password for the TURN servers.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then the environment: no .env file or secrets folder is looked for."""
+        return init_settings, env_settings
+
+
+def load_settings(config: Path | None = None, **flags: Any) -> Settings:
+    """Settings from flags, environment and the TOML file `config` (default: named by SPEECHGPT_GEN_CONFIG).
+
+    Raises ConfigError, one line, for a file that cannot be read, an unknown key or an impossible value.
+    """
+    if config is None and os.environ.get(CONFIG_ENV):
+        config = Path(os.environ[CONFIG_ENV])
+    table = _read_toml(config) if config is not None else {}
+
+    # Values given to the constructor win over the environment, so those of the file step back where it has a say.
+    said = {name.upper() for name in os.environ}
+    below = {name: value for name, value in table.items() if (ENV_PREFIX + name).upper() not in said}
+    try:
+        settings = Settings(**{**below, **{name: value for name, value in flags.items() if value is not None}})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"]) or "settings"
+        origin = f" ({config})" if where in table and where not in flags else ""
+        text = "unknown setting" if problem["type"] == "extra_forbidden" else problem["msg"]
+        raise ConfigError(f"setting {where}{origin}: {text}") from None
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        raise ConfigError("tls_cert and tls_key go together: give both or neither")
+    if settings.soft_end_ms > settings.silence_ms:
+        raise ConfigError(
+            f"soft_end_ms ({settings.soft_end_ms}) is longer than silence_ms ({settings.silence_ms}): lower it"
+        )
+    return settings
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read configuration {path}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration {path} is not TOML: {error}") from None
