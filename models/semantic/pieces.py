@@ -1,36 +1,36 @@
-"""What goes into and comes out of the semantic model, piece by piece."""
+"""What goes into a conversation (messages) and what comes out of the semantic model, piece by piece."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-Role = Literal["system", "user", "assistant"]
-
 
 @dataclass(frozen=True)
 class Message:
-    """One earlier turn of the conversation, as text."""
+    """One earlier turn, as text: what was said, or for a turn that was cut off, what was heard of it."""
 
-    role: Role
+    role: Literal["system", "user", "assistant"]
     text: str
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """More of what the user said: new text that continues the transcript so far."""
+    """More words of the user's speech; pieces concatenate."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Text:
-    """More of the answer as planned, before it is spoken; pieces concatenate to the whole answer."""
+    """A piece of the answer's text as it is planned, before it is spoken; pieces concatenate to the answer."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Word:
-    """The word that is spoken from `frame` on (20 ms frames = units since the answer began)."""
+    """This word starts to be spoken at `frame` (= units given so far); words joined by spaces are the spoken text."""
 
     text: str
     frame: int
@@ -38,7 +38,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Unit:
-    """One semantic unit (RVQ-1 index, 20 ms) of the answer."""
+    """One semantic unit: 20 ms of speech (0..1023)."""
 
     index: int
 
