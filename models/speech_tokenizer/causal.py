@@ -1,0 +1,186 @@
+"""Causal building blocks: each runs over a whole signal or chunk by chunk, with the same result.
+
+Every block has `forward(x)` for a whole signal and `step(x, state) -> (y, state)` for a stream; `init_state(batch)`
+gives the state of an empty past. States are plain values that can be copied, kept and rewound.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+State = Any
+"""Explicit streaming state: a tensor, a small dataclass, or a list of states."""
+
+
+class CausalConv1d(nn.Conv1d):
+    """Convolution that sees only the past: left padding of `kernel - stride` samples.
+
+    Shapes: (B, in, T) -> (B, out, T / stride), T a multiple of the stride.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int = 1) -> None:
+        super().__init__(channels_in, channels_out, kernel, stride)
+        self.context = kernel - stride
+
+    def init_state(self, batch: int) -> State:
+        return self.weight.new_zeros(batch, self.in_channels, self.context)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (self.context, 0)))
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        padded = torch.cat([state, x], -1)
+        return super().forward(padded), padded[..., padded.shape[-1] - self.context :]
+
+
+class CausalConvTranspose1d(nn.ConvTranspose1d):
+    """Upsampling by `stride` with kernel 2 * stride: a frame of output sees this frame of input and the last one.
+
+    Shapes: (B, in, T) -> (B, out, T * stride).
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__(channels_in, channels_out, 2 * stride, stride)
+
+    def init_state(self, batch: int) -> State:
+        return self.weight.new_zeros(batch, self.in_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return self.step(x, x.new_zeros(x.shape[0], x.shape[1], 1))[0]
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        hop = self.stride[0]
+        y = super().forward(torch.cat([state, x], -1))
+        return y[..., hop : hop * (x.shape[-1] + 1)], x[..., -1:]
+
+
+class ResidualUnit(nn.Module):
+    """SEANet residual block: ELU, k3 to half the channels, ELU, k1 back, plus the input. (B, C, T) -> (B, C, T)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.narrow = CausalConv1d(channels, channels // 2, 3)
+        self.widen = CausalConv1d(channels // 2, channels, 1)
+
+    def init_state(self, batch: int) -> State:
+        return self.narrow.init_state(batch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.widen(F.elu(self.narrow(F.elu(x))))
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        y, state = self.narrow.step(F.elu(x), state)
+        return x + self.widen(F.elu(y)), state
+
+
+class Elu(nn.ELU):
+    """Activation with the streaming surface of its neighbours."""
+
+    def init_state(self, batch: int) -> State:
+        return None
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        return self(x), state
+
+
+class Chain(nn.Sequential):
+    """Blocks one after another; the state is the list of their states."""
+
+    def init_state(self, batch: int) -> State:
+        return [block.init_state(batch) for block in self]  # type: ignore[operator]
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        states = []
+        for block, old in zip(self, state, strict=True):
+            x, new = block.step(x, old)  # type: ignore[operator]
+            states.append(new)
+        return x, states
+
+
+@dataclass(frozen=True)
+class AttentionState:
+    """Keys and values (layers, 2, B, H, kept, head) of the last frames, and the index of the next frame."""
+
+    cache: Tensor
+    position: int
+
+
+def _rotate(x: Tensor, positions: Tensor) -> Tensor:
+    """Rotary embedding of (B, H, T, d) at absolute frame `positions` (T,), angles in fp32."""
+    half = x.shape[-1] // 2
+    frequency = 10_000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
+    angle = positions.to(torch.float32)[:, None] * frequency
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    a, b = x[..., :half], x[..., half:]
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Softmax attention of (B, H, T, d) in plain products: the backward pass of the fused CPU kernel is slower."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    return scores.masked_fill(~mask, -1e4).softmax(-1).to(v.dtype) @ v
+
+
+class _Layer(nn.Module):
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm, self.mlp_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.qkv, self.out = nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim, bias=False)
+        self.up, self.down = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+
+    def forward(self, x: Tensor, positions: Tensor, mask: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
+        batch, frames, dim = x.shape
+        q, k, v = self.qkv(self.attention_norm(x)).view(batch, frames, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q, k = _rotate(q, positions), _rotate(k, positions)
+        kv = torch.stack([k, v])
+        if past is not None:
+            kv = torch.cat([past, kv], 3)
+        y = _attend(q, kv[0], kv[1], mask)
+        x = x + self.out(y.transpose(1, 2).reshape(batch, frames, dim))
+        return x + self.down(F.relu(self.up(self.mlp_norm(x)))), kv
+
+
+class CausalTransformer(nn.Module):
+    """Pre-norm transformer in which a frame sees itself and the `window - 1` frames before it.
+
+    Shapes: (B, T, dim) -> (B, T, dim). Positions are absolute frame indices (rotary).
+    """
+
+    def __init__(self, dim: int, layers: int, heads: int, window: int) -> None:
+        super().__init__()
+        self.window, self.heads, self.head_dim = window, heads, dim // heads
+        self.layers = nn.ModuleList(_Layer(dim, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(dim)
+
+    def init_state(self, batch: int) -> AttentionState:
+        weight = self.norm.weight
+        return AttentionState(weight.new_zeros(len(self.layers), 2, batch, self.heads, 0, self.head_dim), 0)
+
+    def _mask(self, queries: Tensor, keys: Tensor) -> Tensor:
+        distance = queries[:, None] - keys[None, :]
+        return (distance >= 0) & (distance < self.window)
+
+    def forward(self, x: Tensor) -> Tensor:
+        positions = torch.arange(x.shape[1], device=x.device)
+        mask = self._mask(positions, positions)
+        for layer in self.layers:
+            x, _ = layer(x, positions, mask, None)
+        return self.norm(x)  # type: ignore[no-any-return]
+
+    def step(self, x: Tensor, state: AttentionState) -> tuple[Tensor, AttentionState]:
+        """Next frames of a stream: x (B, t, dim), any t >= 1."""
+        kept = state.cache.shape[4]
+        keys = torch.arange(state.position - kept, state.position + x.shape[1], device=x.device)
+        positions = keys[kept:]
+        mask = self._mask(positions, keys)
+        caches = []
+        for layer, past in zip(self.layers, state.cache, strict=True):
+            x, kv = layer(x, positions, mask, past)
+            caches.append(kv[..., max(0, kv.shape[3] - self.window + 1) :, :])
+        return self.norm(x), AttentionState(torch.stack(caches), state.position + len(positions))
