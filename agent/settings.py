@@ -98,6 +98,15 @@ class Settings(BaseSettings):
     turn: Names = Field(default_factory=list, description="TURN servers (turn:host:port) to relay through.")
     turn_username: str | None = Field(None, description="User name for the TURN servers.")
     turn_password: SecretStr | None = Field(None, description="Password for the TURN servers.")
+    ice_addresses: Names = Field(
+        default_factory=list,
+        description="Addresses to take calls on; none takes all of this machine's, with loopback if host is loopback.",
+    )
+    connect_timeout_s: float = Field(30.0, gt=0, description="A call that has not connected by then frees its slot.")
+    peer_timeout_s: float = Field(
+        15.0, gt=0, description="Silence on the wire that ends a call: browsers report every 7.5 s at the least."
+    )
+    max_offer_bytes: int = Field(2**18, ge=4096, description="Largest SDP offer with its session, in bytes.")
 
     @classmethod
     def settings_customise_sources(
