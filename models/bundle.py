@@ -1,0 +1,260 @@
+"""A bundle: the three models, the vocabulary and the voices that belong together, from a name or a folder.
+
+A folder holds config.json, vocabulary (tokenizer.json, vocabulary.json), tokenizer.safetensors, semantic.safetensors,
+perceptual.safetensors and voices.safetensors. Nothing else is read, and nothing that can run code.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .checkpoint import load_state, load_strict
+from .config import from_json, to_json
+from .errors import CheckpointError, ConfigError, ModelNotFoundError
+from .packing import pack, unpack
+from .perceptual.block_causal import BlockCausalConfig, BlockCausalFlow
+from .perceptual.flow_matching import Solver
+from .perceptual.schedule import BlockSchedule
+from .semantic.llama import SemanticConfig, SemanticModel
+from .semantic.vocabulary import N_UNITS, SpeechVocabulary
+from .speech_tokenizer.streaming import StreamingSpeechTokenizer, StreamingTokenizerConfig
+from .voice import Voice
+
+Packing = Literal["float32", "float16", "bfloat16", "int8"]
+PARTS = ("tokenizer", "semantic", "perceptual")
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class BundleConfig:
+    """config.json of a bundle."""
+
+    tokenizer: StreamingTokenizerConfig
+    semantic: SemanticConfig
+    perceptual: BlockCausalConfig
+    voices: tuple[str, ...]
+    format: Literal["speechgpt-gen"] = "speechgpt-gen"
+    solver: Solver = field(default_factory=lambda: Solver("euler", 6))
+    blocks: BlockSchedule = field(default_factory=BlockSchedule)
+    description: str = ""
+    license: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.voices:
+            raise ConfigError("voices is empty: name at least one, the first is the default")
+        if self.tokenizer.latent_dim != self.perceptual.latent_dim:
+            raise ConfigError(
+                f"the tokenizer's latent_dim {self.tokenizer.latent_dim} is not the perceptual model's "
+                f"{self.perceptual.latent_dim}"
+            )
+        if self.tokenizer.codebook_size != N_UNITS:
+            raise ConfigError(f"the tokenizer has {self.tokenizer.codebook_size} units, the vocabulary {N_UNITS}")
+
+
+@dataclass(frozen=True)
+class BundleInfo:
+    """Where a bundle came from and how big it is: parameters of each part by name."""
+
+    name: str
+    folder: Path | None
+    parameters: Mapping[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """Everything that a conversation needs. The modules are in eval mode on one device; voices are on it too."""
+
+    tokenizer: StreamingSpeechTokenizer
+    semantic: SemanticModel
+    vocabulary: SpeechVocabulary
+    perceptual: BlockCausalFlow
+    voices: Mapping[str, Voice]
+    config: BundleConfig
+    info: BundleInfo
+
+    @property
+    def device(self) -> torch.device:
+        return self.tokenizer.codebooks.vectors.device
+
+    def voice(self, voice: str | Voice | None) -> Voice:
+        """A voice by name, None for the default. Raises ConfigError for an unknown name or a voice that cannot fit."""
+        if isinstance(voice, Voice):
+            if voice.latents.shape != (voice.frames, self.tokenizer.dim) or voice.frames == 0:
+                raise ConfigError(f"voice {voice.name!r} was made with another model: make it with this one")
+            return voice
+        name = next(iter(self.voices)) if voice is None else voice
+        if name not in self.voices:
+            raise ConfigError(f"unknown voice {name!r}: choose one of {', '.join(self.voices)}")
+        return self.voices[name]
+
+
+def load_bundle(
+    name_or_folder: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Bundle:
+    """Load a bundle for inference.
+
+    name_or_folder: "nano" (the trained default), "tiny" (random weights, for tests, no file needed) or a folder.
+    dtype: of the semantic and perceptual models; the tokenizer and the voices stay float32.
+    Raises ModelNotFoundError, CheckpointError or ConfigError, in one line.
+    """
+    device = _device(device)
+    if name_or_folder == "tiny":
+        from .tiny import tiny_bundle
+
+        return _placed(tiny_bundle(), device, dtype)
+    folder = _folder(name_or_folder)
+    config = _read_config(folder / "config.json")
+    vocabulary = SpeechVocabulary.load(folder)
+    if config.semantic.vocab_size != vocabulary.size:
+        raise ConfigError(
+            f"{folder / 'config.json'}: semantic.vocab_size is {config.semantic.vocab_size}, "
+            f"the vocabulary has {vocabulary.size} entries"
+        )
+    tokenizer = StreamingSpeechTokenizer(config.tokenizer)
+    semantic = SemanticModel(config.semantic)
+    perceptual = BlockCausalFlow(config.perceptual)
+    for part, module in zip(PARTS, (tokenizer, semantic, perceptual), strict=True):
+        _load(module, folder / f"{part}.safetensors")
+    voices = _read_voices(folder / "voices.safetensors", config)
+    name = folder.name if Path(name_or_folder) == folder else str(name_or_folder)
+    bundle = assemble(
+        name,
+        config,
+        vocabulary,
+        tokenizer=tokenizer,
+        semantic=semantic,
+        perceptual=perceptual,
+        voices=voices,
+        folder=folder,
+    )
+    return _placed(bundle, device, dtype)
+
+
+def assemble(
+    name: str,
+    config: BundleConfig,
+    vocabulary: SpeechVocabulary,
+    *,
+    tokenizer: StreamingSpeechTokenizer,
+    semantic: SemanticModel,
+    perceptual: BlockCausalFlow,
+    voices: Mapping[str, Voice],
+    folder: Path | None = None,
+) -> Bundle:
+    """Put parts that are already in memory together, in eval mode."""
+    parts: dict[str, nn.Module] = dict(zip(PARTS, (tokenizer, semantic, perceptual), strict=True))
+    counts = {part: sum(p.numel() for p in module.parameters()) for part, module in parts.items()}
+    for module in parts.values():
+        module.eval().requires_grad_(False)
+    return Bundle(tokenizer, semantic, vocabulary, perceptual, dict(voices), config, BundleInfo(name, folder, counts))
+
+
+def save_bundle(bundle: Bundle, folder: str | Path, packing: Mapping[str, Packing] | None = None) -> None:
+    """Write a bundle as a folder that `load_bundle` reads.
+
+    packing: per part ("tokenizer", "semantic", "perceptual") how its weights are stored; float32 unless named.
+    """
+    folder = Path(folder)
+    bundle.vocabulary.save(folder)
+    (folder / "config.json").write_text(json.dumps(to_json(bundle.config), indent=1) + "\n")
+    for part in PARTS:
+        state = getattr(bundle, part).state_dict()
+        save_file(pack(state, (packing or {}).get(part, "float32")), folder / f"{part}.safetensors")
+    voices: dict[str, Tensor] = {}
+    for name, voice in bundle.voices.items():
+        voices[f"{name}.units"] = voice.units.to("cpu", torch.int16)
+        voices[f"{name}.latents"] = voice.latents.to("cpu", torch.float32).contiguous()
+    save_file(voices, folder / "voices.safetensors")
+
+
+def parse_dtype(name: str | torch.dtype) -> torch.dtype:
+    """A dtype by its name. Raises ConfigError for one that the models don't run in."""
+    if isinstance(name, torch.dtype):
+        name = str(name).removeprefix("torch.")
+    if name not in _DTYPES:
+        raise ConfigError(f"unknown dtype {name!r}: choose one of {', '.join(_DTYPES)}")
+    return _DTYPES[name]
+
+
+def builtin_models() -> dict[str, Path]:
+    """Folders of the models that come with the package, by name."""
+    here = Path(__file__).parent
+    return {config.parent.name: config.parent for config in sorted(here.glob("*/config.json"))}
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device {str(device)!r} cannot be used: {reason}") from None
+    return found
+
+
+def _folder(name_or_folder: str | Path) -> Path:
+    builtin = builtin_models()
+    if str(name_or_folder) in builtin:
+        return builtin[str(name_or_folder)]
+    folder = Path(name_or_folder)
+    if not folder.is_dir():
+        names = ", ".join(dict.fromkeys((*builtin, "tiny")))
+        raise ModelNotFoundError(f"no model {str(name_or_folder)!r}: give {names} or the folder of a model")
+    for name in ("config.json", "voices.safetensors", *(f"{part}.safetensors" for part in PARTS)):
+        if not (folder / name).is_file():
+            raise ModelNotFoundError(f"the model folder {str(folder)!r} has no {name}")
+    return folder
+
+
+def _read_config(path: Path) -> BundleConfig:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is not JSON that can be read: {' '.join(str(error).split())}") from None
+    return from_json(BundleConfig, data, str(path))
+
+
+def _load(module: nn.Module, path: Path) -> None:
+    load_strict(module, unpack(load_state(path), path), path)
+
+
+def _read_voices(path: Path, config: BundleConfig) -> dict[str, Voice]:
+    state = load_state(path)
+    wanted = {f"{name}.{part}" for name in config.voices for part in ("units", "latents")}
+    if odd := sorted(wanted ^ set(state)):
+        raise CheckpointError(f"{path} and the voices of config.json differ: {', '.join(odd[:4])}")
+    voices = {}
+    for name in config.voices:
+        units, latents = state[f"{name}.units"], state[f"{name}.latents"]
+        if units.ndim != 1 or len(units) == 0 or latents.shape != (len(units), config.tokenizer.latent_dim):
+            raise CheckpointError(
+                f"{path}: voice {name!r} has units {tuple(units.shape)} and latents {tuple(latents.shape)}, "
+                f"not (P,) and (P, {config.tokenizer.latent_dim})"
+            )
+        voices[name] = Voice(name, units.to(torch.int64), latents.to(torch.float32))
+    return voices
+
+
+def _placed(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Bundle:
+    for module in (bundle.tokenizer, bundle.semantic, bundle.perceptual):
+        module.to(device)
+    for module in (bundle.semantic, bundle.perceptual):
+        # Parameters only: buffers are statistics and rotary frequencies, which 16 bits would spoil.
+        for parameter in module.parameters():
+            parameter.data = parameter.data.to(dtype)
+    voices = {
+        name: Voice(name, voice.units.to(device), voice.latents.to(device)) for name, voice in bundle.voices.items()
+    }
+    return Bundle(
+        bundle.tokenizer, bundle.semantic, bundle.vocabulary, bundle.perceptual, voices, bundle.config, bundle.info
+    )

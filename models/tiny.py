@@ -1,0 +1,104 @@
+"""`tiny`: the real classes at a size for tests, with random weights from a fixed seed. It speaks noise, quickly."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .bundle import Bundle, BundleConfig, assemble
+from .perceptual.block_causal import BlockCausalConfig, BlockCausalFlow
+from .perceptual.flow_matching import Solver
+from .perceptual.schedule import BlockSchedule
+from .semantic.llama import SemanticConfig, SemanticModel
+from .semantic.vocabulary import SpeechVocabulary
+from .speech_tokenizer.semantic_encoder import SemanticEncoderConfig
+from .speech_tokenizer.streaming import StreamingSpeechTokenizer, StreamingTokenizerConfig
+from .voice import Voice
+
+_TEXTS = ("hello there, how are you?", "i am well, thank you.", "what is this? it is a test.")
+_SEED = 20240124
+
+
+def tiny_bundle() -> Bundle:
+    """Build the bundle: the same weights every time, whatever torch's generators hold, which are left as they were."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        return _build()
+
+
+def _build() -> Bundle:
+    vocabulary = SpeechVocabulary.train_bpe(_TEXTS, size=120)
+    config = BundleConfig(
+        tokenizer=StreamingTokenizerConfig(
+            semantic=SemanticEncoderConfig(bands=16, dim=16, layers=1, heads=2, window=16, lookahead=2),
+            encoder_filters=2,
+            decoder_filters=2,
+            layers=1,
+            heads=2,
+            window=8,
+            latent_dim=8,
+            n_q=4,
+        ),
+        semantic=SemanticConfig(
+            vocab_size=vocabulary.size,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            tie_word_embeddings=False,
+            max_position_embeddings=2048,
+        ),
+        perceptual=BlockCausalConfig(latent_dim=8, dim=16, depth=2, heads=2, ff_mult=2.0, window_frames=20),
+        voices=("first", "second"),
+        solver=Solver("euler", 2),
+        blocks=BlockSchedule((5, 10)),
+        description="Random weights for tests: it speaks noise.",
+        license="Apache-2.0",
+    )
+    tokenizer = StreamingSpeechTokenizer(config.tokenizer)
+    semantic = SemanticModel(config.semantic)
+    perceptual = BlockCausalFlow(config.perceptual)
+    _stir(tokenizer, 0.2)
+    _stir(perceptual, 0.1)
+    tokenizer.codebooks.vectors.normal_()
+    _talk_briefly(semantic, vocabulary)
+    voices = {name: _voice(name, tokenizer) for name in config.voices}
+    return assemble(
+        "tiny", config, vocabulary, tokenizer=tokenizer, semantic=semantic, perceptual=perceptual, voices=voices
+    )
+
+
+@torch.no_grad()
+def _stir(module: nn.Module, scale: float) -> None:
+    """Leave no weight at zero: what is initialised shut would hide mistakes from the tests."""
+    for parameter in module.parameters():
+        parameter.add_(scale * torch.randn_like(parameter))
+
+
+@torch.no_grad()
+def _talk_briefly(semantic: SemanticModel, vocabulary: SpeechVocabulary) -> None:
+    """Make random weights end their texts, words and answers soon: one channel is constant, and these read it."""
+    for name, parameter in semantic.model.layers.named_parameters():
+        if parameter.ndim == 2:
+            parameter.normal_(std=0.15)
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            parameter[0] = 0.0
+    embedding, head = semantic.model.embed_tokens.weight, semantic.lm_head.weight
+    embedding.normal_()
+    head.normal_(std=0.3)
+    embedding[:, 0] = 4.0
+    head[:, 0] = 0.0
+    for token, bias in (
+        (vocabulary.listen, 1.5),
+        (vocabulary.eoh, 1.5),
+        (vocabulary.ua, 1.0),
+        (vocabulary.eosp, 1.5),
+        (vocabulary.eos, 1.0),
+    ):
+        head[token, 0] = bias
+
+
+def _voice(name: str, tokenizer: StreamingSpeechTokenizer) -> Voice:
+    codes = torch.randint(tokenizer.config.codebook_size, (tokenizer.n_q, 1, 20))
+    return Voice(name, codes[0, 0], tokenizer.latents(codes)[0])

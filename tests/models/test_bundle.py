@@ -1,0 +1,156 @@
+"""Bundles: by name, by folder, and one line for every folder that is not one."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from speechgpt_gen.models.bundle import Bundle, load_bundle, parse_dtype, save_bundle
+from speechgpt_gen.models.errors import CheckpointError, ConfigError, ModelNotFoundError, SpeechGPTGenError
+from speechgpt_gen.models.packing import pack, unpack
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Bundle:
+    return load_bundle("tiny")
+
+
+@pytest.fixture
+def folder(tiny: Bundle, tmp_path: Path) -> Path:
+    save_bundle(tiny, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def states(bundle: Bundle) -> dict[str, torch.Tensor]:
+    return {
+        f"{part}.{key}": value
+        for part in ("tokenizer", "semantic", "perceptual")
+        for key, value in getattr(bundle, part).state_dict().items()
+    }
+
+
+def test_tiny_is_the_same_every_time_and_leaves_the_generator_alone(tiny: Bundle) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    again = load_bundle("tiny")
+    assert torch.equal(torch.rand(3), expected)
+    for key, value in states(again).items():
+        assert torch.equal(value, states(tiny)[key]), key
+
+
+def test_a_folder_is_read_as_it_was_written(tiny: Bundle, folder: Path) -> None:
+    loaded = load_bundle(folder)
+    assert loaded.config == tiny.config
+    assert loaded.info.name == "model"
+    for key, value in states(tiny).items():
+        assert torch.equal(value, states(loaded)[key]), key
+    assert list(loaded.voices) == list(tiny.voices)
+    for name, voice in tiny.voices.items():
+        assert torch.equal(voice.units, loaded.voices[name].units)
+        assert torch.equal(voice.latents, loaded.voices[name].latents)
+    assert not any(parameter.requires_grad for parameter in loaded.semantic.parameters())
+    assert not loaded.perceptual.training
+
+
+def test_packed_weights_are_close(tiny: Bundle, tmp_path: Path) -> None:
+    save_bundle(tiny, tmp_path, {"semantic": "int8", "perceptual": "float16", "tokenizer": "bfloat16"})
+    for key, value in states(load_bundle(tmp_path)).items():
+        wanted = states(tiny)[key]
+        assert value.dtype == wanted.dtype
+        if value.is_floating_point():
+            torch.testing.assert_close(value, wanted, rtol=0.01, atol=0.02)
+    assert load_file(tmp_path / "semantic.safetensors")["lm_head.weight.int8"].dtype == torch.int8
+
+
+def test_int8_rounds_to_the_nearest_step_of_its_row() -> None:
+    weight = torch.randn(40, 200) * torch.logspace(-3, 2, 40)[:, None]
+    restored = unpack(pack({"w": weight}, "int8"), "file")["w"]
+    step = weight.abs().amax(1, keepdim=True) / 127
+    assert ((restored - weight).abs() <= 0.501 * step).all()
+    assert torch.equal(unpack(pack({"w": torch.zeros(64, 64)}, "int8"), "file")["w"], torch.zeros(64, 64))
+
+
+def test_an_int8_without_its_scale_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="no scale"):
+        unpack({"w.int8": torch.zeros(4, 4, dtype=torch.int8)}, "file")
+
+
+def test_a_dtype_is_that_of_the_parameters_and_buffers_keep_theirs() -> None:
+    bundle = load_bundle("tiny", dtype=torch.bfloat16)
+    assert bundle.semantic.lm_head.weight.dtype == torch.bfloat16
+    assert bundle.perceptual.out_proj.weight.dtype == torch.bfloat16
+    assert bundle.perceptual.rope_frequencies.dtype == torch.float32
+    assert next(bundle.tokenizer.parameters()).dtype == torch.float32
+    assert parse_dtype("bfloat16") == torch.bfloat16
+    with pytest.raises(ConfigError, match="float64"):
+        parse_dtype(torch.float64)
+
+
+def test_voices_are_found_by_name_or_are_refused(tiny: Bundle) -> None:
+    assert tiny.voice(None).name == "first"
+    assert tiny.voice("second").name == "second"
+    with pytest.raises(ConfigError, match="unknown voice 'third': choose one of first, second"):
+        tiny.voice("third")
+    alien = type(tiny.voice(None))("alien", torch.zeros(3, dtype=torch.int64), torch.zeros(3, 99))
+    with pytest.raises(ConfigError, match="another model"):
+        tiny.voice(alien)
+
+
+def edit(folder: Path, **changes: object) -> None:
+    data = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(data | changes))
+
+
+def resave(path: Path, drop: str | None = None, **extra: torch.Tensor) -> None:
+    state = load_file(path)
+    if drop is not None:
+        del state[drop]
+    save_file(state | extra, path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "words"),
+    [
+        (lambda f: (f / "config.json").unlink(), ModelNotFoundError, "config.json"),
+        (lambda f: (f / "perceptual.safetensors").unlink(), ModelNotFoundError, "perceptual.safetensors"),
+        (lambda f: (f / "vocabulary.json").unlink(), ModelNotFoundError, "vocabulary.json"),
+        (lambda f: (f / "config.json").write_text("{"), ConfigError, "not JSON"),
+        (lambda f: (f / "config.json").write_text("[]"), ConfigError, "give an object"),
+        (lambda f: edit(f, format="other"), ConfigError, "'other': give 'speechgpt-gen'"),
+        (lambda f: edit(f, tokeniser={}), ConfigError, "unknown key 'tokeniser'"),
+        (lambda f: edit(f, voices=[]), ConfigError, "voices is empty"),
+        (lambda f: edit(f, voices=["first"]), CheckpointError, "second"),
+        (lambda f: edit(f, solver={"method": "heun", "nfe": 2}), ConfigError, "heun"),
+        (lambda f: edit(f, blocks={"sizes": [0]}), ConfigError, "block"),
+        (lambda f: (f / "semantic.safetensors").write_bytes(b"\x00" * 50), CheckpointError, "semantic.safetensors"),
+        (lambda f: (f / "semantic.safetensors").write_bytes(b""), CheckpointError, "semantic.safetensors"),
+        (lambda f: resave(f / "semantic.safetensors", "lm_head.weight"), CheckpointError, "lm_head.weight"),
+        (lambda f: resave(f / "perceptual.safetensors", bonus=torch.zeros(1)), CheckpointError, "bonus"),
+        (
+            lambda f: resave(f / "perceptual.safetensors", **{"out_proj.weight": torch.zeros(3, 3)}),
+            CheckpointError,
+            "out_proj.weight",
+        ),
+        (lambda f: resave(f / "voices.safetensors", "first.units"), CheckpointError, "first.units"),
+        (
+            lambda f: resave(f / "voices.safetensors", **{"first.units": torch.zeros(2, 2)}),
+            CheckpointError,
+            "voice 'first'",
+        ),
+    ],
+)
+def test_a_spoilt_folder_is_named_in_one_line(folder: Path, spoil, error: type[SpeechGPTGenError], words: str) -> None:  # type: ignore[no-untyped-def]
+    spoil(folder)
+    with pytest.raises(error, match=words) as caught:
+        load_bundle(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_names_and_devices_are_refused() -> None:
+    with pytest.raises(ModelNotFoundError, match=r"no model 'nanno': give .*tiny"):
+        load_bundle("nanno")
+    with pytest.raises(ConfigError, match="device 'abacus'"):
+        load_bundle("tiny", device="abacus")
