@@ -39,7 +39,7 @@ Slice = Coded | Gap
 
 
 def opus_samples(payload: bytes) -> int:
-    """Length of an Opus packet in samples at 48 kHz, read from its first bytes (RFC 6716, section 3.1); 0 if invalid."""
+    """Length of an Opus packet in samples at 48 kHz, from its first bytes (RFC 6716, section 3.1); 0 if invalid."""
     if not payload:
         return 0
     config, count_code = payload[0] >> 3, payload[0] & 3
@@ -49,10 +49,7 @@ def opus_samples(payload: bytes) -> int:
         frame = (480, 960)[config & 1]
     else:
         frame = (120, 240, 480, 960)[config & 3]
-    if count_code == 3:
-        count = payload[1] & 0x3F if len(payload) > 1 else 0
-    else:
-        count = 1 if count_code == 0 else 2
+    count = (1, 2, 2, payload[1] & 0x3F if len(payload) > 1 else 0)[count_code]
     samples = frame * count
     return samples if samples <= _MAX_PACKET else 0
 

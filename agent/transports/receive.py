@@ -1,9 +1,9 @@
 """From RTP packets to 16 kHz audio: jitter buffer, Opus, concealment, resampling, and the tap into aiortc.
 
-Cause: aiortc's own audio path is `JitterBuffer(capacity=16, prefetch=4)`, which adds 80 ms; one lost packet stalls it for
-280 ms, and it stays that far behind for the rest of the call. It conceals nothing, so audio time shrinks with each loss.
-Remedy: the receiver keeps its RTP parsing and RTCP reports, but the buffer that it hands packets to is ours, and it never
-gets a frame back to decode. Remove `tap` when aiortc lets a receiver's jitter buffer be chosen or adapts its own.
+Cause: aiortc's own audio path is `JitterBuffer(capacity=16, prefetch=4)`, which adds 80 ms; one lost packet stalls it
+for 280 ms, and it stays that far behind for the rest of the call. It conceals nothing: a loss shortens time.
+Remedy: the receiver keeps its RTP parsing and RTCP reports, but the buffer that it hands packets to is ours, and it
+never gets a frame back to decode. Remove `tap` when aiortc lets a receiver's jitter buffer be chosen or adapts its own.
 """
 
 from collections.abc import Callable
@@ -96,8 +96,9 @@ class OpusStream:
             return self._concealer.fill(piece.samples)
         coded: NDArray[np.int16] = np.concatenate([frame.to_ndarray()[0] for frame in frames])
         pcm = coded.astype(np.float32) / 32768
-        short = piece.samples - len(pcm)
-        return self._concealer.join(np.pad(pcm, (0, short)) if short > 0 else pcm[: piece.samples])
+        exact = np.zeros(piece.samples, np.float32)
+        exact[: len(pcm)] = pcm[: piece.samples]
+        return self._concealer.join(exact)
 
 
 class AudioReceiver:

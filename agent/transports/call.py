@@ -1,0 +1,262 @@
+"""One WebRTC call: a peer connection, a conversation, and the rules by which both end together."""
+
+import asyncio
+import json
+import logging
+from collections import deque
+from collections.abc import Callable
+
+from aiortc import (
+    RTCConfiguration,
+    RTCDataChannel,
+    RTCPeerConnection,
+    RTCRtpReceiver,
+    RTCSessionDescription,
+)
+from aiortc.exceptions import InvalidStateError
+
+from ...streaming.clock import Clock
+from ...streaming.engine.protocol import Engine
+from ...streaming.playout import Playout
+from ..events import EventError, ServerEvent
+from ..session.conversation import Conversation
+from ..settings import Settings
+from .ice import choose_addresses, host_addresses, ice_servers, is_loopback
+from .offer import CallError, Offer
+from .receive import AudioReceiver, tap
+from .track import PlayoutTrack
+
+log = logging.getLogger(__name__)
+
+CHANNEL = "oai-events"
+MAX_MESSAGE = 256 * 1024
+"""Bytes of one data-channel message, announced in the answer: SCTP reassembly of more would hold up the event loop."""
+
+_TICK = 0.02
+
+
+class Outbox:
+    """Server events on their way to the data channel: kept while it is not open, bounded always."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._channel: RTCDataChannel | None = None
+        self._waiting: deque[str] = deque()
+        self._bytes = 0
+
+    def attach(self, channel: RTCDataChannel) -> None:
+        """Send over this channel from now on, beginning with what waits."""
+        self._channel = channel
+        channel.on("open", self._flush)
+        self._flush()
+
+    def put(self, text: str) -> bool:
+        """Queue or send one event; False if the client is so far behind that it must be dropped."""
+        self._waiting.append(text)
+        self._bytes += len(text)
+        self._flush()
+        buffered = self._channel.bufferedAmount if self._channel is not None else 0
+        return self._bytes + buffered <= self._limit
+
+    @property
+    def empty(self) -> bool:
+        """Nothing is left to send."""
+        return not self._waiting and (self._channel is None or self._channel.bufferedAmount == 0)
+
+    def _flush(self) -> None:
+        while self._waiting and self._channel is not None and self._channel.readyState == "open":
+            text = self._waiting.popleft()
+            self._bytes -= len(text)
+            try:
+                self._channel.send(text)
+            except (ConnectionError, InvalidStateError):
+                return
+
+
+class Call:
+    """One caller, from the offer to the hang-up.
+
+    Args:
+        id: names the call in its URL.
+        on_end: called once, when the call is over and its slot is free.
+    """
+
+    def __init__(
+        self, id: str, engine: Engine, settings: Settings, clock: Clock, on_end: Callable[["Call"], None]
+    ) -> None:
+        self.id = id
+        self.reason: str | None = None
+        self.playout = Playout()
+        self.conversation = Conversation(
+            engine, settings, send=self._send, playout=self.playout, transport="webrtc", clock=clock
+        )
+        self.receiver = AudioReceiver(self.conversation.hear, clock)
+        self._settings = settings
+        self._clock = clock
+        self._on_end = on_end
+        self._outbox: Outbox | None = None
+        self._opened = asyncio.Event()
+        self._hung_up = asyncio.Event()
+        self._peer: RTCPeerConnection | None = None
+        self._talk: asyncio.Task[None] | None = None
+        self._life: asyncio.Task[None] | None = None
+
+    async def answer(self, offer: Offer) -> str:
+        """Take a slot and answer the offer.
+
+        Returns:
+            SDP with all our candidates.
+
+        Raises:
+            EngineFullError: no slot is free.
+            CallError: aiortc cannot answer this offer.
+        """
+        if offer.events:
+            self._outbox = Outbox(self._settings.max_outgoing_bytes)
+        self._talk = asyncio.create_task(self.conversation.run(), name=f"conversation of {self.id}")
+        opened = asyncio.create_task(self._opened.wait())
+        await asyncio.wait({self._talk, opened}, return_when=asyncio.FIRST_COMPLETED)
+        opened.cancel()
+        if not self._opened.is_set():
+            await self._talk  # raises what kept it from opening
+        self._life = asyncio.create_task(self._live(), name=f"call {self.id}")
+        try:
+            if offer.session is not None:
+                self.conversation.receive(json.dumps({"type": "session.update", "session": offer.session}))
+            return await self._negotiate(offer)
+        except BaseException as error:
+            await self.hang_up("the offer could not be answered")
+            if isinstance(error, Exception):
+                log.info("call %s: offer refused: %r", self.id, error)
+                raise CallError(400, "malformed_sdp", f"the offer cannot be answered: {_one_line(error)}") from None
+            raise
+
+    async def hang_up(self, reason: str) -> None:
+        """End the call; returns when its slot is free and its sockets are closed."""
+        self._end(reason)
+        if self._life is not None and self._life is not asyncio.current_task():
+            await asyncio.shield(self._life)
+
+    async def _negotiate(self, offer: Offer) -> str:
+        peer = self._peer = RTCPeerConnection(RTCConfiguration(iceServers=ice_servers(self._settings)))
+        peer.on("datachannel", self._on_channel)
+        peer.on("connectionstatechange", self._on_state)
+        peer.addTrack(PlayoutTrack(self.playout, self._clock))
+        transceiver = peer.getTransceivers()[0]
+        capabilities = RTCRtpReceiver.getCapabilities("audio")
+        transceiver.setCodecPreferences(
+            [codec for codec in capabilities.codecs if codec.mimeType == "audio/opus"] if capabilities else []
+        )
+        tap(transceiver.receiver, self.receiver)
+        await peer.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
+        addresses = self._settings.ice_addresses or host_addresses(loopback=is_loopback(self._settings.host))
+        transports = {transceiver.sender.transport, *([peer.sctp.transport] if peer.sctp else [])}
+        for dtls in transports:
+            choose_addresses(dtls.transport, addresses)
+            # A peer that says good-bye closes DTLS; the connection's own state would only notice by ICE, 30 s later.
+            dtls.on("statechange", self._on_state)
+        await peer.setLocalDescription(await peer.createAnswer())
+        if not any(dtls.transport.iceGatherer.getLocalCandidates() for dtls in transports):
+            raise CallError(503, "no_address", "this server has no network address to offer; set ice_addresses")
+        sdp: str = peer.localDescription.sdp
+        lines = [
+            f"a=max-message-size:{MAX_MESSAGE}" if line.startswith("a=max-message-size:") else line
+            for line in sdp.splitlines()
+        ]
+        return "\r\n".join(lines) + "\r\n"
+
+    async def _live(self) -> None:
+        """Everything that has to happen while the call lasts, and its end."""
+        assert self._talk is not None
+        talk = self._talk
+        talk.add_done_callback(lambda _: self._end("the conversation has ended"))
+        watch = asyncio.create_task(self._watch(), name=f"watch of {self.id}")
+        try:
+            await self._hung_up.wait()
+        finally:
+            watch.cancel()
+            self.conversation.close(self.reason or "the server stops")
+            await asyncio.gather(talk, watch, return_exceptions=True)
+            if not talk.cancelled() and (error := talk.exception()) is not None:
+                log.error("call %s: the conversation failed", self.id, exc_info=error)
+            await self._close_peer()
+            log.info("call %s ended: %s; %s", self.id, self.reason, self.receiver.stats)
+            self._on_end(self)
+
+    async def _watch(self) -> None:
+        """Keep the receiver's time; end a call that never connects or whose peer has gone silent in every way."""
+        connected_by = self._clock.now() + self._settings.connect_timeout_s
+        received, since, next_look = -1, self._clock.now(), 0.0
+        while True:
+            await self._clock.sleep(_TICK)
+            self.receiver.tick()
+            now = self._clock.now()
+            if now < next_look or self._peer is None:
+                continue
+            next_look = now + 1.0
+            if self._peer.connectionState != "connected":
+                if now > connected_by:
+                    self._end(f"no connection within {self._settings.connect_timeout_s:.0f} s")
+                since = now
+                continue
+            connected_by = float("inf")
+            count = await _packets_received(self._peer)
+            if count != received:
+                received, since = count, now
+            elif now - since > self._settings.peer_timeout_s:
+                self._end(f"nothing came from the peer for {self._settings.peer_timeout_s:.0f} s")
+
+    async def _close_peer(self) -> None:
+        if self._peer is None:
+            return
+        for _ in range(25):  # let the last events out: they say why
+            if self._outbox is None or self._outbox.empty or self._peer.connectionState != "connected":
+                break
+            await self._clock.sleep(_TICK)
+        await self._peer.close()
+
+    def _end(self, reason: str) -> None:
+        if self.reason is None:
+            self.reason = reason
+        self._hung_up.set()
+
+    def _send(self, event: ServerEvent) -> None:
+        self._opened.set()
+        if self._outbox is not None and not self._outbox.put(event.to_json()):
+            self._end("the client reads its events too slowly")
+
+    def _on_state(self) -> None:
+        assert self._peer is not None
+        transports = [transceiver.sender.transport for transceiver in self._peer.getTransceivers()]
+        if self._peer.connectionState in ("failed", "closed") or any(
+            dtls.state in ("closed", "failed") for dtls in transports
+        ):
+            self._end("the peer has disconnected")
+
+    def _on_channel(self, channel: RTCDataChannel) -> None:
+        if channel.label != CHANNEL or self._outbox is None:
+            channel.close()
+            return
+        channel.on("message", self._on_message)
+        channel.on("close", lambda: self._end("the peer has closed the data channel"))
+        self._outbox.attach(channel)
+
+    def _on_message(self, message: str | bytes) -> None:
+        if isinstance(message, bytes):
+            message = message.decode("utf-8", errors="replace")
+        if len(message) > MAX_MESSAGE:
+            error = EventError(
+                "event_too_large", f"a data channel takes events of up to {MAX_MESSAGE} bytes: send less"
+            )
+            self._send(error.event())
+            return
+        self.conversation.receive(message)
+
+
+async def _packets_received(peer: RTCPeerConnection) -> int:
+    report = await peer.getStats()
+    return sum(stats.packetsReceived for stats in report.values() if stats.type == "transport")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,129 @@
+"""The WebRTC door: POST /v1/realtime/calls with an SDP offer, answered with 201 and all our candidates."""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+
+from aiortc.rtcicetransport import parse_stun_turn_uri
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from ...models.errors import ConfigError, EngineFullError, SpeechGPTGenError
+from ...streaming.clock import Clock, RealClock
+from ...streaming.engine.protocol import Engine
+from ..settings import Settings
+from .call import Call
+from .offer import CallError, Offer, read_offer
+
+PATH = "/v1/realtime/calls"
+RETRY_AFTER = 5
+"""Seconds until a refused caller should try again: about one short turn of somebody else."""
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Calls:
+    """All WebRTC calls of a server.
+
+    Raises:
+        ConfigError: a STUN or TURN address of the settings is malformed.
+    """
+
+    def __init__(self, engine: Engine, settings: Settings, clock: Clock | None = None) -> None:
+        for url in (*settings.stun, *settings.turn):
+            try:
+                parse_stun_turn_uri(url)
+            except ValueError as error:
+                raise ConfigError(f"{url!r} is no STUN or TURN address ({error}); write stun:host:port") from None
+        self._engine = engine
+        self._settings = settings
+        self._clock = clock or RealClock()
+        self._calls: dict[str, Call] = {}
+        self._offers: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def get(self, id: str) -> Call:
+        """The call of this id. Raises CallError 404."""
+        if id not in self._calls:
+            raise CallError(404, "no_such_call", "there is no such call; it may have ended")
+        return self._calls[id]
+
+    def routes(self) -> list[BaseRoute]:
+        """Routes to mount at the root of the application."""
+        return [
+            Route(PATH, _guarded(self._create), methods=["POST"]),
+            Route(PATH + "/{id}", _guarded(self._refuse_offer), methods=["POST", "PUT", "PATCH"]),
+            Route(PATH + "/{id}", _guarded(self._hang_up), methods=["DELETE"]),
+            Route(PATH + "/{id}/hangup", _guarded(self._hang_up), methods=["POST"]),
+        ]
+
+    async def open(self, offer: Offer) -> tuple[Call, str]:
+        """Open a call for an offer; returns it and the SDP answer.
+
+        Raises:
+            CallError: the offer was answered before, or cannot be.
+            EngineFullError: no slot is free.
+        """
+        if offer.key in self._offers:
+            raise CallError(409, "already_answered", "this offer has its answer; make a new offer for a new call")
+        call = Call("rtc_" + secrets.token_urlsafe(16), self._engine, self._settings, self._clock, self._forget)
+        self._calls[call.id] = call
+        self._offers[offer.key] = call.id
+        try:
+            return call, await call.answer(offer)
+        except BaseException:
+            self._forget(call)
+            raise
+
+    async def close(self) -> None:
+        """Hang up every call: the server stops."""
+        await asyncio.gather(*(call.hang_up("the server stops") for call in list(self._calls.values())))
+
+    def _forget(self, call: Call) -> None:
+        self._calls.pop(call.id, None)
+        self._offers = {key: id for key, id in self._offers.items() if id != call.id}
+
+    async def _create(self, request: Request) -> Response:
+        offer = await read_offer(request, max_bytes=self._settings.max_offer_bytes)
+        call, answer = await self.open(offer)
+        return Response(
+            answer, status_code=201, media_type="application/sdp", headers={"Location": f"{PATH}/{call.id}"}
+        )
+
+    async def _refuse_offer(self, request: Request) -> Response:
+        self.get(request.path_params["id"])
+        raise CallError(409, "already_answered", "a call has one offer; hang up and make a new call")
+
+    async def _hang_up(self, request: Request) -> Response:
+        await self.get(request.path_params["id"]).hang_up("the caller has hung up")
+        return Response(status_code=200 if request.method == "POST" else 204)
+
+
+def routes(engine: Engine, settings: Settings) -> list[BaseRoute]:
+    """Routes of the WebRTC door with calls of its own; use `Calls` where the server must also end them."""
+    return Calls(engine, settings).routes()
+
+
+def _guarded(handler: Handler) -> Handler:
+    """Turn errors that are the caller's to mend into one-line JSON."""
+
+    async def guarded(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except CallError as error:
+            return _refusal(error.status, error.code, str(error))
+        except EngineFullError as error:
+            return _refusal(503, "session_limit_reached", str(error), {"Retry-After": str(RETRY_AFTER)})
+        except SpeechGPTGenError as error:
+            return _refusal(400, "invalid_request", str(error))
+
+    return guarded
+
+
+def _refusal(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    error = {"type": kind, "code": code, "message": " ".join(message.split())}
+    return JSONResponse({"error": error}, status_code=status, headers=headers)
