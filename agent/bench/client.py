@@ -194,7 +194,8 @@ class WebSocketClient:
                 event: Event = json.loads(text)
                 if event["type"] == "response.output_audio.delta":
                     coded = np.frombuffer(base64.b64decode(event["delta"]), "<i2")
-                    self.ear.hear(resampler.process(coded.astype(np.float32) / 32768), self._clock.now())
+                    pcm = coded.astype(np.float32) / np.float32(32768)
+                    self.ear.hear(resampler.process(pcm), self._clock.now())
                     self.ear.expect(True)
                 elif event["type"] in ("response.output_audio.done", "response.done"):
                     self.ear.expect(False)
