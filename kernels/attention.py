@@ -49,7 +49,9 @@ def _uniform(
         v_cache[slots, length:end] = v.to(v_cache.dtype)
         keys, values = k_cache[slots, :end], v_cache[slots, :end]
     if new == 1:
-        return _sdpa(q, keys, values, None)
+        # One query sees everything, so the heads that share a key head can pose as so many queries of that head.
+        grouped = q.view(batch, k.shape[2], -1, q.shape[3]).transpose(1, 2)
+        return _sdpa(grouped, keys, values, None).transpose(1, 2).reshape(q.shape)
     if length == 0:
         return _sdpa(q, keys, values, None, causal=True)
     seen = torch.ones(new, end, dtype=torch.bool, device=q.device).tril(length)
@@ -67,7 +69,10 @@ def _ragged(
     k_cache[rows[:, None], at] = k.to(k_cache.dtype)
     v_cache[rows[:, None], at] = v.to(v_cache.dtype)
     seen = torch.arange(end, device=q.device) <= at[:, :, None]  # (B, T, end)
-    return _sdpa(q, k_cache[rows, :end], v_cache[rows, :end], seen[:, None])
+    # What lies beyond a shorter row's end may be NaN, which a weight of zero would not silence.
+    dead = ~seen[:, -1, :, None, None]
+    keys, values = (c[rows, :end].masked_fill(dead, 0) for c in (k_cache, v_cache))
+    return _sdpa(q, keys, values, seen[:, None])
 
 
 def _check_room(end: int, cache: Tensor) -> None:

@@ -6,7 +6,7 @@ fp32 angles, RMSNorm in fp32.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -144,6 +144,14 @@ class SemanticModel(nn.Module):
         states: Tensor = self.model(tokens, cache, positions, mask)
         return states
 
+    def fuse_(self) -> SemanticModel:
+        """Join q|k|v and gate|up into one linear each: a decode step makes fewer, larger products. For inference only:
+        the parameters' names change, so load before and save before."""
+        for module in self.modules():
+            if isinstance(module, _Attention | _MLP):
+                module.fuse_()
+        return self
+
     def empty_cache(self, capacity: int | None = None, rows: int = 1, dtype: torch.dtype | None = None) -> KVCache:
         """An empty cache that fits this model; capacity defaults to `max_position_embeddings`."""
         weight = self.model.embed_tokens.weight
@@ -204,6 +212,7 @@ class _Attention(nn.Module):
         self.head_dim = config.head_dim
         self.groups = config.num_attention_heads // config.num_key_value_heads
         kv_size = config.num_key_value_heads * config.head_dim
+        self.sizes = [config.hidden_size, kv_size, kv_size]
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.k_proj = nn.Linear(config.hidden_size, kv_size, bias=False)
         self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=False)
@@ -211,9 +220,8 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: KVCache | None, mask: Tensor | None) -> Tensor:
         batch, new, _ = x.shape
-        q = _rotate(self.q_proj(x).view(batch, new, -1, self.head_dim), rotation)
-        k = _rotate(self.k_proj(x).view(batch, new, -1, self.head_dim), rotation)
-        v = self.v_proj(x).view(batch, new, -1, self.head_dim)
+        q, k, v = (t.view(batch, new, -1, self.head_dim) for t in self._project(x))
+        q, k = _rotate(q, rotation), _rotate(k, rotation)
         if cache is not None:
             attended = attention_with_kvcache(
                 q, cache.keys[self.index], cache.values[self.index], k, v, cache_seqlens=cache.length
@@ -227,6 +235,15 @@ class _Attention(nn.Module):
         out: Tensor = self.o_proj(attended.reshape(batch, new, -1))
         return out
 
+    def _project(self, x: Tensor) -> Sequence[Tensor]:
+        if hasattr(self, "qkv_proj"):
+            return torch.split(self.qkv_proj(x), self.sizes, dim=-1)
+        return self.q_proj(x), self.k_proj(x), self.v_proj(x)
+
+    def fuse_(self) -> None:
+        self.qkv_proj = _joined(self.q_proj, self.k_proj, self.v_proj)
+        del self.q_proj, self.k_proj, self.v_proj
+
 
 class _MLP(nn.Module):
     def __init__(self, config: SemanticConfig) -> None:
@@ -236,8 +253,16 @@ class _MLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        if hasattr(self, "gate_up_proj"):
+            gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
+        else:
+            gate, up = self.gate_proj(x), self.up_proj(x)
+        out: Tensor = self.down_proj(F.silu(gate) * up)
         return out
+
+    def fuse_(self) -> None:
+        self.gate_up_proj = _joined(self.gate_proj, self.up_proj)
+        del self.gate_proj, self.up_proj
 
 
 class _RMSNorm(nn.Module):
@@ -247,10 +272,13 @@ class _RMSNorm(nn.Module):
         self.eps = config.rms_norm_eps
 
     def forward(self, x: Tensor) -> Tensor:
-        # Written out rather than F.rms_norm so that 16-bit inputs are rounded where `transformers` rounds them.
-        wide = x.float()
-        scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * scaled.to(x.dtype)
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+def _joined(*linears: nn.Linear) -> nn.Linear:
+    joined = nn.Linear(linears[0].in_features, sum(each.out_features for each in linears), bias=False, device="meta")
+    joined.weight = nn.Parameter(torch.cat([each.weight.detach() for each in linears]), requires_grad=False)
+    return joined
 
 
 @lru_cache(maxsize=8)
@@ -261,16 +289,15 @@ def _frequencies(head_dim: int, theta: float, device: torch.device) -> Tensor:
 
 
 def _rotation(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosine and sine (B, T, 1, head_dim) of every rotary angle, in fp32."""
+    """Cosine and sine (B, T, 1, head_dim) of every rotary angle, in fp32, the sine negated in the first half."""
     angles = positions[..., None, None].float() * _frequencies(head_dim, theta, positions.device)
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos(), angles.sin()
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def _rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     cos, sin = (r.to(x.dtype) for r in rotation)
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)  # rotate-half, with its sign in the sine
 
 
 def _initialise(module: nn.Module) -> None:
