@@ -74,7 +74,7 @@ class WebRtcClient:
 
     def __init__(self, url: str, clock: Clock, token: str | None = None) -> None:
         self.mic = Playout()
-        self.ear = Ear()
+        self.ear = Ear(paced=True)
         self.events: asyncio.Queue[Event] = asyncio.Queue()
         self.receiver = AudioReceiver(lambda pcm: self.ear.hear(pcm, clock.now()), clock)
         self.location: str | None = None
@@ -139,7 +139,7 @@ class WebSocketClient:
 
     def __init__(self, url: str, clock: Clock, token: str | None = None) -> None:
         self.mic = Playout()
-        self.ear = Ear()
+        self.ear = Ear(paced=False)
         self.events: asyncio.Queue[Event] = asyncio.Queue()
         self._url = url
         self._clock = clock

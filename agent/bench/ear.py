@@ -20,21 +20,26 @@ def voiced(pcm: Pcm, threshold: float = VOICED_DB) -> tuple[int, int] | None:
 class Ear:
     """Plays what arrives at once and without a buffer, and notes when it was audible.
 
+    Args:
+        paced: the sender keeps real time (WebRTC), so that a block is audible when it arrives and a burst after a stall
+            adds no lasting delay; otherwise (WebSocket) a block plays after all that came before it.
+
     Attributes:
         underruns: how often a voice that was being received ran dry before its end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, paced: bool) -> None:
         self.underruns = 0
+        self._paced = paced
         self._blocks: list[tuple[float, Pcm]] = []
         self._until = 0.0
         self._expecting = False
 
     def hear(self, pcm: Pcm, now: float) -> None:
-        """Audio (N,) at 16 kHz that arrived at `now` seconds: it plays after what still plays."""
-        if self._expecting and self._blocks and now > self._until:
+        """Audio (N,) at 16 kHz that arrived at `now` seconds."""
+        if not self._paced and self._expecting and now > self._until:
             self.underruns += 1
-        start = max(now, self._until)
+        start = now if self._paced else max(now, self._until)
         self._blocks.append((start, pcm))
         self._until = start + len(pcm) / SAMPLE_RATE
 

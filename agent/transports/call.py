@@ -33,6 +33,8 @@ MAX_MESSAGE = 256 * 1024
 """Bytes of one data-channel message, announced in the answer: SCTP reassembly of more would hold up the event loop."""
 
 _TICK = 0.02
+_GRACE = 2.0
+"""Seconds that a conversation may take to end by itself before it is cancelled."""
 
 
 class Outbox:
@@ -115,10 +117,16 @@ class Call:
             self._outbox = Outbox(self._settings.max_outgoing_bytes)
         self._talk = asyncio.create_task(self.conversation.run(), name=f"conversation of {self.id}")
         opened = asyncio.create_task(self._opened.wait())
-        await asyncio.wait({self._talk, opened}, return_when=asyncio.FIRST_COMPLETED)
-        opened.cancel()
+        try:
+            await asyncio.wait({self._talk, opened}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self._talk.cancel()
+            raise
+        finally:
+            opened.cancel()
         if not self._opened.is_set():
             await self._talk  # raises what kept it from opening
+            raise CallError(503, "session_ended", "the session ended before it began; try again")
         self._life = asyncio.create_task(self._live(), name=f"call {self.id}")
         try:
             if offer.session is not None:
@@ -176,6 +184,8 @@ class Call:
         finally:
             watch.cancel()
             self.conversation.close(self.reason or "the server stops")
+            await asyncio.wait({talk}, timeout=_GRACE)
+            talk.cancel()
             await asyncio.gather(talk, watch, return_exceptions=True)
             if not talk.cancelled() and (error := talk.exception()) is not None:
                 log.error("call %s: the conversation failed", self.id, exc_info=error)
