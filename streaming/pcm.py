@@ -22,7 +22,8 @@ _MU_LARGEST = 0x1FFF
 
 def to_int16(pcm: Pcm) -> NDArray[np.int16]:
     """Round to 16 bits, (N,) to (N,); what lies outside [-1, 1) is clipped."""
-    return np.clip(np.rint(pcm * 32768.0), -32768, 32767).astype(np.int16)
+    scaled: Pcm = np.rint(pcm * np.float32(32768))
+    return np.clip(scaled, -32768, 32767).astype(np.int16)
 
 
 def from_int16(values: NDArray[np.int16]) -> Pcm:
@@ -53,7 +54,8 @@ def to_mulaw(pcm: Pcm) -> bytes:
     exponent = _log2(magnitude) - 5
     mantissa = (magnitude >> (exponent + 1)) & 0x0F
     sign = np.where(value < 0, 0x80, 0)
-    return (~(sign | (exponent << 4) | mantissa) & 0xFF).astype(np.uint8).tobytes()
+    code: NDArray[np.int32] = ~(sign | (exponent << 4) | mantissa) & 0xFF
+    return code.astype(np.uint8).tobytes()
 
 
 def from_mulaw(data: bytes) -> Pcm:
@@ -71,7 +73,8 @@ def to_alaw(pcm: Pcm) -> bytes:
     exponent = np.maximum(_log2(np.maximum(magnitude, 1)) - 3, 0)
     mantissa = (magnitude >> np.maximum(exponent - 1, 0)) & 0x0F
     sign = np.where(value < 0, 0, 0x80)
-    return ((sign | (exponent << 4) | mantissa) ^ 0x55).astype(np.uint8).tobytes()
+    code: NDArray[np.int32] = (sign | (exponent << 4) | mantissa) ^ 0x55
+    return code.astype(np.uint8).tobytes()
 
 
 def from_alaw(data: bytes) -> Pcm:

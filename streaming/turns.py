@@ -1,8 +1,8 @@
 """Turns: where in the audio somebody begins to speak, may have finished, goes on, and has finished.
 
 Everything is counted in samples of audio received, never in wall time, so that a late or early packet changes nothing
-and a test takes the same path as a call. Audio may come in chunks of any length: it is judged in the detector's windows,
-and the events do not depend on the chunks.
+and a test takes the same path as a call. Audio may come in chunks of any length: it is judged in the detector's
+windows, and the events do not depend on the chunks.
 """
 
 from __future__ import annotations
