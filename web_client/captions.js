@@ -55,8 +55,8 @@ export class Captions {
   /** @param {HTMLLIElement} row @param {Line} line */
   #fill(row, line) {
     row.className = `line ${line.role} ${line.status}`;
-    // A turn of which nothing was understood is noise: it takes no room.
-    row.hidden = line.text === "" && line.status !== "open" && line.status !== "failed";
+    // A turn of which nothing was understood is noise: it takes no room. One that failed says so.
+    row.hidden = line.text === "" && line.status === "done";
     const [heard, unheard] = splitHeard(line);
     const words = make("p", "words");
     words.append(heard);

@@ -64,8 +64,7 @@ export function hangUp(state) {
  */
 export function splitHeard(line) {
   if (line.status !== "cut" || line.heard === null) return [line.text, ""];
-  const words = line.heard.split(/\s+/).filter(Boolean).length;
-  const head = line.text.match(new RegExp(`^\\s*(?:\\S+\\s*){0,${words}}`))?.[0] ?? "";
+  const head = line.text.match(new RegExp(`^\\s*(?:\\S+\\s*){0,${count(line.heard)}}`))?.[0] ?? "";
   return [head.trimEnd(), line.text.slice(head.trimEnd().length)];
 }
 
@@ -169,7 +168,7 @@ export function reduce(state, event) {
         response: event.response_id,
       }));
     case "response.output_audio_transcript.done":
-      return amend(state, event.item_id, (line) => (line.status === "cut" ? {} : { text: event.transcript }));
+      return amend(state, event.item_id, (line) => spokenDone(line, event.transcript));
     case "response.output_text.done":
       return amend(state, event.item_id, { text: event.text });
     case "response.done":
@@ -197,23 +196,43 @@ function itemSeen(state, { item, previous_item_id: previous, response_id: respon
   return amend(ensure(state, item.id, item.role, previous), item.id, (line) => ({
     text: line.text || words,
     response: response ?? line.response,
-    status: line.status === "open" && item.status === "completed" && (words || line.text) ? "done" : line.status,
+    // A user's turn is an item before its words are known: its transcript ends it. A typed one has its words.
+    status: line.status === "open" && item.status === "completed" && words ? "done" : line.status,
   }));
 }
 
 /**
+ * The record of a spoken answer is complete. Words that were begun and are not in it were cut off: they stay, unheard.
+ *
+ * @param {Line} line
+ * @param {string} transcript
+ * @returns {Partial<Line>}
+ */
+function spokenDone(line, transcript) {
+  return count(transcript) < count(line.text) ? { heard: transcript } : { text: transcript };
+}
+
+/** @param {string} text */
+const count = (text) => text.split(/\s+/).filter(Boolean).length;
+
+/**
+ * A response is over; of one that never came to a word nothing is kept.
+ *
  * @param {Conversation} state
  * @param {string} response
  * @param {string} status
  * @returns {Conversation}
  */
 function responseOver(state, response, status) {
-  const over = { ...state, awaiting: false, response: state.response === response ? null : state.response };
+  const over = {
+    ...state,
+    lines: state.lines.filter((line) => line.response !== response || line.text !== ""),
+    awaiting: false,
+    response: state.response === response ? null : state.response,
+  };
   if (status === "cancelled") return cut(over, response);
   /** @type {Line["status"]} */
   const ended = status === "failed" ? "failed" : "done";
-  const lines = over.lines.map((line) =>
-    line.response === response && line.status === "open" ? { ...line, status: ended } : line,
-  );
+  const lines = over.lines.map((line) => (line.response === response && line.status !== "cut" ? { ...line, status: ended } : line));
   return { ...over, lines };
 }

@@ -2,8 +2,9 @@
  * Where the time of a turn goes: from the last sound the user made to the first sound of the answer at the loudspeaker.
  *
  * Every mark is in milliseconds since that last sound. The page measures it at its own microphone and loudspeaker,
- * which is what a person feels; the server's own timings, from the metadata of `response.done`, fill in what only the
- * server can know. Time comes in with each call, so that a test can replay a turn.
+ * which is what a person feels. What happens inside the server is told by the metadata of `response.done`, in
+ * milliseconds since the same sound as it reached the server; where a server tells nothing, the arrival of its events
+ * stands in. Time comes in with each call, so that a test can replay a turn.
  *
  * @import { ServerEvent } from "./events.js"
  */
@@ -18,8 +19,7 @@
  * @typedef {object} Turn
  * @property {number} number 1 for the first.
  * @property {string | null} response
- * @property {number} from When the user's last sound was, in page time.
- * @property {boolean} typed The turn was typed: `from` is when it was sent.
+ * @property {number} from When the user's last sound was, or when a typed turn or a held button was sent; page time.
  * @property {Marks} marks
  * @property {Record<string, number>} server The server's timings, by their names in the protocol.
  */
@@ -62,9 +62,10 @@ export class LatencyLog {
     this.pending = null;
   }
 
-  /** A typed turn was sent. @param {number} at */
-  typed(at) {
-    this.#begin(at, true);
+  /** The user ended a turn by hand: typed it, or let go of the button. @param {number} at */
+  sent(at) {
+    this.#begin(at);
+    this.#mark("end", at);
   }
 
   /** @param {ServerEvent} event @param {number} at */
@@ -75,7 +76,7 @@ export class LatencyLog {
         break;
       case "input_audio_buffer.speech_stopped":
       case "input_audio_buffer.committed":
-        if (!this.pending || this.pending.response) this.#begin(this.voicedAt || at, false);
+        if (!this.pending || this.pending.response) this.#begin(this.voicedAt || at);
         this.#mark("end", at);
         break;
       case "response.created":
@@ -98,14 +99,13 @@ export class LatencyLog {
     }
   }
 
-  /** @param {number} from @param {boolean} typed */
-  #begin(from, typed) {
+  /** @param {number} from */
+  #begin(from) {
     this.pending = {
       number: this.turns.length + 1,
       response: null,
       from,
-      typed,
-      marks: { end: typed ? 0 : null, token: null, audio: null, played: null },
+      marks: { end: null, token: null, audio: null, played: null },
       server: {},
     };
   }
@@ -121,6 +121,9 @@ export class LatencyLog {
     if (!turn) return;
     for (const [name, value] of Object.entries(metadata))
       if (name.endsWith("_ms") && value !== "" && Number.isFinite(Number(value))) turn.server[name] = Number(value);
+    turn.marks.end = turn.server["end_of_turn_ms"] ?? turn.marks.end;
+    turn.marks.token = turn.server["first_token_ms"] ?? turn.marks.token;
+    turn.marks.audio = turn.server["first_audio_ms"] ?? turn.marks.audio;
   }
 }
 

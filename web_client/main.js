@@ -6,7 +6,7 @@
  *
  * @import { Status } from "./connection.js"
  * @import { Conversation } from "./conversation.js"
- * @import { ServerEvent, TurnDetection } from "./events.js"
+ * @import { ResponseBody, ServerEvent, TurnDetection } from "./events.js"
  */
 
 import { Api } from "./api.js";
@@ -160,8 +160,7 @@ function onEvent(event) {
       connection.send({ type: "conversation.item.retrieve", item_id: event.item_id });
       break;
     case "response.done":
-      if (event.response.status === "failed")
-        notice.show(new Failure("refused", { title: "No answer this time", advice: event.response.status_details?.error?.message ?? "" }), "briefly");
+      noAnswer(event.response);
       break;
     case "error":
       notice.show(new Failure("refused", { advice: event.error.message }), "briefly");
@@ -169,6 +168,13 @@ function onEvent(event) {
     default:
   }
   draw();
+}
+
+/** @param {ResponseBody} response */
+function noAnswer({ status: outcome, status_details: details }) {
+  // A cough gets no answer, and needs no message.
+  if (outcome !== "failed" || details?.error?.code === "no_speech") return;
+  notice.show(new Failure("refused", { title: "No answer this time", advice: details?.error?.message ?? "" }), "briefly");
 }
 
 /** Tell a new session what the user chose and what was said before. */
@@ -199,7 +205,7 @@ function sendText(text) {
   stopAnswer();
   connection.send({ type: "conversation.item.create", item: { type: "message", role: "user", content: [{ type: "input_text", text }] } });
   connection.send({ type: "response.create" });
-  log.typed(performance.now());
+  log.sent(performance.now());
 }
 
 // Gestures -------------------------------------------------------------------------------------------------------
@@ -258,6 +264,7 @@ function release() {
     applyMicrophone();
     connection.send({ type: "input_audio_buffer.commit" });
     connection.send({ type: "response.create" });
+    log.sent(performance.now());
     draw();
   }, RELEASE_TAIL_MS);
 }

@@ -51,21 +51,35 @@ test("both sides are written down as they come, and the whole transcript replace
   );
 });
 
+const INTERRUPTED = [
+  ...SPOKEN_TURN,
+  { type: "input_audio_buffer.speech_started", item_id: "u2", audio_start_ms: 3000 },
+  { type: "response.output_audio_transcript.done", response_id: "r1", item_id: "a1", transcript: "It is late," },
+  { type: "response.output_item.done", response_id: "r1", item: message("a1", "assistant", { status: "incomplete", content: [{ type: "output_audio", transcript: "It is late," }] }) },
+  { type: "response.done", response: { id: "r1", status: "cancelled" } },
+  { type: "output_audio_buffer.cleared", response_id: "r1" },
+  { type: "conversation.item.truncated", item_id: "a1", audio_end_ms: 700 },
+];
+
 test("an interrupted answer keeps its words and shows which were heard", () => {
-  const state = replay([
-    ...SPOKEN_TURN,
-    { type: "input_audio_buffer.speech_started", item_id: "u2", audio_start_ms: 3000 },
-    { type: "output_audio_buffer.cleared", response_id: "r1" },
-    { type: "conversation.item.truncated", item_id: "a1", audio_end_ms: 700 },
-    { type: "response.output_audio_transcript.done", response_id: "r1", item_id: "a1", transcript: "It is late," },
-    { type: "response.done", response: { id: "r1", status: "cancelled" } },
-    { type: "conversation.item.retrieved", item: message("a1", "assistant", { content: [{ type: "output_audio", transcript: "It is late," }] }) },
-  ]);
+  const state = replay(INTERRUPTED);
   const answer = state.lines[1];
   assert.equal(answer.status, "cut");
   assert.deepEqual(splitHeard(answer), ["It is late,", " go to bed."]);
   assert.equal(phase(state), "hearing");
   assert.equal(state.lines[2].id, "u2");
+});
+
+test("the server's record of an interrupted answer decides what was heard", () => {
+  const item = message("a1", "assistant", { content: [{ type: "output_audio", transcript: "It is" }] });
+  const state = replay([...INTERRUPTED, { type: "conversation.item.retrieved", item }]);
+  assert.deepEqual(splitHeard(state.lines[1]), ["It is", " late, go to bed."]);
+});
+
+test("an answer that was stopped before its first word leaves no line", () => {
+  const state = replay([...SPOKEN_TURN.slice(0, 10), { type: "response.done", response: { id: "r1", status: "cancelled" } }]);
+  assert.deepEqual(state.lines.map(({ id }) => id), ["u1"]);
+  assert.equal(phase(state), "listening");
 });
 
 test("what was heard is matched by words, however it is spaced", () => {

@@ -47,13 +47,13 @@ test("a turn that is interrupted before it is heard counts as unheard", () => {
   assert.deepEqual(measured(log.turns, "played"), [700]);
 });
 
-test("a typed turn counts from when it was sent", () => {
+test("a turn that was ended by hand counts from when it was sent", () => {
   const log = new LatencyLog();
-  log.typed(100);
+  log.sent(100);
+  log.event({ type: "input_audio_buffer.committed", item_id: "u" }, 110);
   log.event({ type: "response.created", response: { id: "r" } }, 120);
   log.agent(-20, 350);
   assert.deepEqual(log.turns[0].marks, { end: 0, token: null, audio: null, played: 250 });
-  assert.equal(log.turns[0].typed, true);
 });
 
 test("the server's timings are kept by name, and nothing else of the metadata", () => {
@@ -63,6 +63,7 @@ test("the server's timings are kept by name, and nothing else of the metadata", 
   log.event({ type: "response.done", response: { id: "r1", metadata } }, 9000);
   log.event({ type: "response.done", response: { id: "unknown", metadata } }, 9000);
   assert.deepEqual(log.turns[0].server, { first_token_ms: 31.5, end_of_turn_ms: 400 });
+  assert.deepEqual(log.turns[0].marks, { end: 400, token: 31.5, audio: 620, played: 700 });
 });
 
 test("percentiles are values that were measured", () => {
