@@ -73,6 +73,9 @@ class BlockSchedule:
         return torch.tensor(blocks, dtype=torch.int64)
 
 
+DEFAULT_SCHEDULE = BlockSchedule()
+
+
 def visible(block_of: Tensor, window: int) -> Tensor:
     """Attention mask (T, T) bool, [query, key], for a block table (T,) int64 (non-decreasing).
 
