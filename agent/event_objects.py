@@ -146,13 +146,6 @@ class Content(Object):
     audio: str | None = None
     transcript: str | None = None
 
-    @validator(mode="after")
-    def _has_its_own(self) -> Content:
-        wanted = {"input_text": self.text, "output_text": self.text, "input_audio": self.audio}
-        if wanted.get(self.type, "") is None and not (self.type == "input_audio" and self.transcript is not None):
-            raise ValueError(f"{self.type} content needs {'audio' if self.type == 'input_audio' else 'text'}")
-        return self
-
     @model_serializer(mode="wrap")
     def _leave_out_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = handler(self)

@@ -72,9 +72,10 @@ class Settings(BaseSettings):
     # Turns
     vad: Literal["webrtc", "silero"] = Field("silero", description="Voice activity detector: webrtc is lighter.")
     vad_threshold: float = Field(0.5, ge=0, le=1, description="Speech probability above which a frame is speech.")
-    min_speech_ms: int = Field(120, ge=20, description="Speech this long starts a turn; shorter is a click or a cough.")
+    min_speech_ms: int = Field(96, ge=20, description="Speech this long starts a turn; shorter is a click or a cough.")
+    resume_ms: int = Field(64, ge=0, le=2000, description="Speech this long after a soft end: the turn goes on.")
     prefix_padding_ms: int = Field(300, ge=0, description="Sound kept before the detected start: first consonants.")
-    soft_end_ms: int = Field(200, ge=20, description="Silence after which an answer is prepared, in case that was all.")
+    soft_end_ms: int = Field(160, ge=20, description="Silence after which an answer is prepared, in case that was all.")
     silence_ms: int = Field(400, ge=20, description="Silence that ends a turn: less answers sooner, cuts in more.")
     preemptive: bool = Field(True, description="Prepare the answer at the soft end; off saves work, adds delay.")
     max_turn_s: float = Field(30.0, gt=0, le=600, description="Longest user turn in seconds; then it is answered.")

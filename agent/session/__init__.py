@@ -1,0 +1,1 @@
+"""Conversations: who speaks, what was heard, what is answered."""

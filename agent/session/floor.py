@@ -1,0 +1,422 @@
+"""Who has the floor: the user's turn, an answer prepared in case the turn is over, and the answer being spoken.
+
+All methods are called by one writer, the conversation's task, and none of them waits. Whatever arrives late from a
+generation that was cancelled is known by its id and dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ...models.semantic.pieces import Message
+from ...streaming.clock import Clock
+from ...streaming.engine.protocol import EngineSession, Finished, Generation, Output, Request, Transcript
+from ...streaming.frames import Pcm, milliseconds, samples, samples_of_ms, seconds
+from ...streaming.playout import Playout
+from ...streaming.turns import SoftEnd, Speech, SpeechResumed, SpeechStarted, TurnEnded, TurnEvent, TurnSegmenter
+from ...streaming.vad import Vad
+from .. import events, metrics
+from ..event_objects import (
+    Content,
+    MessageItem,
+    Response,
+    ResponseAudio,
+    ResponseAudioOutput,
+    ResponseOptions,
+    Session,
+    new_id,
+)
+from ..events import EventError, ServerEvent
+from ..settings import Settings
+from .codec import AudioEncoder
+from .config import known_voice, turn_options
+from .items import Entry, Items, heard_words, history
+from .pacing import Pacer
+from .plan import Plan, make_plan, make_request, modality
+from .reply import Reply, assistant_item
+from .speaker import Speaker
+from .speech import UserSpeech
+from .timeline import Timeline
+
+MIN_COMMIT_MS = 100
+"""Shorter audio is a slip of the button (the protocol's own limit)."""
+
+_SESSION_DEFAULTS = ResponseOptions()
+
+
+@dataclass
+class Speculation:
+    """An answer prepared at a soft end; its outputs are kept back until the turn has really ended."""
+
+    generation: Generation
+    plan: Plan
+    voice: str
+    began: float
+    outputs: list[Output] = field(default_factory=list)
+
+
+class Floor:
+    """Turn taking of one conversation.
+
+    slot: of the engine. voices: names it can speak in. session: replaced by `configure`. emit: sends an event. follow:
+    has a generation's outputs brought to `on_output`. pacer: see Speaker.
+    """
+
+    def __init__(
+        self,
+        *,
+        slot: EngineSession,
+        voices: Callable[[], tuple[str, ...]],
+        session: Session,
+        items: Items,
+        settings: Settings,
+        playout: Playout,
+        pacer: Pacer | None,
+        clock: Clock,
+        vad: Vad,
+        emit: Callable[[ServerEvent], None],
+        follow: Callable[[Generation], None],
+    ) -> None:
+        self.turn: UserSpeech | None = None
+        self.speaker = Speaker(playout, pacer, clock, emit, self._on_closed)
+        self._slot, self._voices, self._session, self._items, self._settings = slot, voices, session, items, settings
+        self._clock, self._emit, self._follow = clock, emit, follow
+        self._in_events = pacer is not None
+        self._segmenter = TurnSegmenter(vad)
+        self._speculation: Speculation | None = None
+        self._scribe: tuple[Generation, UserSpeech] | None = None
+        # What the engine listens to: whose speech, after which history, and how many chunks of it.
+        self._listening: tuple[UserSpeech, tuple[Message, ...]] | None = None
+        self._fed = 0
+        self._received = 0
+        self._offset = 0
+        self._owed = False
+        self._voice: str | None = None
+        self.configure(session)
+
+    @property
+    def state(self) -> Literal["listening", "thinking", "speaking"]:
+        """What the agent does now."""
+        reply = self.speaker.reply
+        if reply is None:
+            return "listening"
+        return "speaking" if reply.sounding else "thinking"
+
+    def configure(self, session: Session) -> None:
+        """Take over a changed session; a turn under way is dropped if turns are found in another way from now on."""
+        old, new = self._session.audio.input.turn_detection, session.audio.input.turn_detection
+        if new is not None:
+            self._segmenter.options = turn_options(self._settings, new)
+        if (old is None) != (new is None):
+            self._drop_turn()
+        self._session = session
+
+    # The user speaks -----------------------------------------------------------------------------------------------
+
+    def hear(self, pcm: Pcm) -> None:
+        """The user's microphone, (N,) at 16 kHz. Raises EventError when a manual turn grows too long."""
+        self._received += len(pcm)
+        metrics.AUDIO_SECONDS.labels("received").inc(seconds(len(pcm)))
+        if self._session.audio.input.turn_detection is not None:
+            for event in self._segmenter.push(pcm):
+                self._on_turn(event)
+            return
+        self.turn = self.turn or self._new_speech()
+        if self.turn.samples + len(pcm) > samples(self._settings.max_turn_s):
+            limit = self._settings.max_turn_s
+            raise EventError("input_audio_buffer_full", f"a turn may last {limit:g} s: commit or clear the buffer")
+        self.turn.append(pcm)
+        self._feed(self.turn)
+
+    def commit(self) -> None:
+        """End the user's turn by hand. Raises EventError when there is next to nothing in it."""
+        if self._session.audio.input.turn_detection is not None and self.turn is not None:
+            for event in self._segmenter.end():
+                self._on_turn(event)
+            return
+        length = self.turn.samples if self.turn is not None else 0
+        if self.turn is None or length < samples_of_ms(MIN_COMMIT_MS):
+            raise EventError(
+                "input_audio_buffer_commit_empty",
+                f"the buffer holds {milliseconds(length):.0f} ms of audio: append at least {MIN_COMMIT_MS} ms",
+            )
+        self._transcribe(self._add_turn(self.turn))
+
+    def clear(self) -> None:
+        """Forget the user's turn."""
+        self._drop_turn()
+        self._emit(events.AudioCleared())
+
+    def _on_turn(self, event: TurnEvent) -> None:
+        if isinstance(event, SpeechStarted):
+            self._on_started(event)
+        elif self.turn is None:
+            return
+        elif isinstance(event, Speech):
+            self.turn.append(event.pcm)
+            self._feed(self.turn)
+        elif isinstance(event, SoftEnd):
+            self._speculate(self.turn)
+        elif isinstance(event, SpeechResumed):
+            self._roll_back()
+        elif isinstance(event, TurnEnded):
+            self._on_ended(self.turn, event)
+
+    def _on_started(self, event: SpeechStarted) -> None:
+        detection = self._session.audio.input.turn_detection
+        self.turn = self._new_speech()
+        self.turn.append(event.pre_roll)
+        start = int(milliseconds(self._offset + event.start))
+        self._emit(events.SpeechStarted(audio_start_ms=start, item_id=self.turn.item_id))
+        if detection is None or detection.interrupt_response:
+            self.interrupt("turn_detected")
+        self._feed(self.turn)
+
+    def _on_ended(self, turn: UserSpeech, event: TurnEnded) -> None:
+        detection = self._session.audio.input.turn_detection
+        # Instants are counted back from now in audio that has come since, so that late packets do not shift them.
+        since = self._clock.now() - seconds(self._received - self._offset - event.last_voiced)
+        end = int(milliseconds(self._offset + event.at))
+        self._emit(events.SpeechStopped(audio_end_ms=end, item_id=turn.item_id))
+        self._add_turn(turn)
+        if detection is None or not detection.create_response:
+            self._transcribe(turn)
+        elif self.speaker.reply is not None:
+            self._owed = True
+        else:
+            self.respond(since=since)
+
+    def _new_speech(self) -> UserSpeech:
+        wanted = self._session.audio.input.transcription is not None
+        return UserSpeech(new_id("item"), self._emit if wanted else None)
+
+    def _add_turn(self, speech: UserSpeech) -> UserSpeech:
+        """Make the user's turn an item."""
+        self.turn = None
+        for entry in self._items.unanswered():
+            entry.speech = None  # only the last one can still be heard again; the others have their transcripts
+        item = MessageItem(id=speech.item_id, role="user", content=[Content(type="input_audio")])
+        previous = self._items.add(Entry(item, speech=speech))
+        self._emit(events.AudioCommitted(item_id=item.id, previous_item_id=previous))
+        self._emit(events.ItemAdded(item=item.model_copy(deep=True), previous_item_id=previous))
+        self._emit(events.ItemDone(item=item.model_copy(deep=True), previous_item_id=previous))
+        metrics.TURNS.inc()
+        return speech
+
+    def _drop_turn(self) -> None:
+        self._roll_back()
+        self.turn = None
+        self._segmenter.reset()
+        # The segmenter counts only what it was pushed; what came meanwhile in manual mode lies between.
+        self._offset = self._received - self._segmenter.position
+
+    # The engine listens --------------------------------------------------------------------------------------------
+
+    def _feed(self, speech: UserSpeech, before: tuple[Message, ...] | None = None) -> None:
+        """Let the engine hear what it has not heard of this speech, after the history as it is now.
+
+        While it speaks it cannot listen: the sound waits in the turn.
+        """
+        if self.speaker.reply is not None:
+            return
+        if before is None:
+            entries = self._items.before(speech.item_id)
+            before = history(entries, self._session.instructions, self._settings.history_turns)
+        if self._listening is None or self._listening[0] is not speech or self._listening[1] != before:
+            self._roll_back()
+            self._stop_scribe()
+            self._slot.begin_turn(before)
+            self._listening, self._fed = (speech, before), 0
+        for pcm in speech.chunks[self._fed :]:
+            self._slot.listen(pcm)
+        self._fed = len(speech.chunks)
+        if self._speculation is None:
+            speech.heard(self._slot.heard)
+
+    def _transcribe(self, speech: UserSpeech) -> None:
+        """Only finish the transcript: nobody has asked for an answer yet."""
+        if self.speaker.reply is None:
+            self._feed(speech)
+            generation = self._slot.generate(Request(kind="transcribe"))
+            self._scribe = (generation, speech)
+            self._follow(generation)
+
+    def _stop_scribe(self) -> None:
+        """The engine is needed for something else: a transcript ends with the words there are."""
+        if self._scribe is not None:
+            generation, speech = self._scribe
+            self._scribe = None
+            generation.cancel()
+            self._finish_transcript(speech, speech.transcript)
+
+    def _on_transcript(self, speech: UserSpeech, output: Output) -> None:
+        if isinstance(output, Finished):
+            self._finish_transcript(speech, speech.transcript)
+        elif isinstance(output, Transcript) and output.final:
+            self._finish_transcript(speech, output.text)
+        elif isinstance(output, Transcript):
+            speech.heard(output.text)
+
+    def _finish_transcript(self, speech: UserSpeech, text: str) -> None:
+        speech.finish(text)
+        entry = self._items.find(speech.item_id)
+        if entry is not None and isinstance(entry.item, MessageItem):
+            spoken = next((part for part in entry.item.content if part.type == "input_audio"), None)
+            if spoken is not None:
+                spoken.transcript = speech.transcript
+
+    # The agent answers ---------------------------------------------------------------------------------------------
+
+    def respond(self, options: ResponseOptions = _SESSION_DEFAULTS, since: float | None = None) -> None:
+        """Begin an answer. Raises EventError when there is one already, or nothing to answer.
+
+        since: instant of the user's last voiced sample; None counts latency from now.
+        """
+        reply = self.speaker.reply
+        if reply is not None:
+            raise EventError(
+                "conversation_already_has_active_response",
+                f"response {reply.id} is still active: wait for response.done or cancel it",
+            )
+        now = self._clock.now()
+        plan = make_plan(options, self._session, self._items, self._settings)
+        voice = self._session.audio.output.voice
+        if options.audio is not None and options.audio.output.voice:
+            voice = known_voice(options.audio.output.voice, self._voices(), voice, "response.audio.output.voice")
+        kept = self._speculation
+        if kept is not None and kept.plan == plan and kept.voice == voice:
+            self._speculation = None
+            metrics.PREEMPTIVE.labels("kept").inc()
+            generation = kept.generation
+        else:
+            self._roll_back()
+            kept = None
+            generation = self._generate(plan, voice)
+        timeline = Timeline(now if since is None else since, now, kept.began if kept else now, kept is not None)
+        self.speaker.begin(self._make_reply(generation, plan, options, voice), timeline)
+        for output in kept.outputs if kept else ():
+            self.on_output(generation.id, output)
+
+    def cancel(self, response_id: str | None) -> None:
+        """Stop the answer for the client. Raises EventError when none is active."""
+        reply = self.speaker.reply
+        if reply is None or response_id not in (None, reply.id):
+            which = f"response {response_id}" if response_id else "no response"
+            fault = "is not active" if response_id else "is active"
+            raise EventError("response_cancel_not_active", f"{which} {fault}: there is nothing to cancel")
+        self.interrupt("client_cancelled")
+
+    def interrupt(self, reason: Literal["turn_detected", "client_cancelled"]) -> None:
+        """Stop the sound at once and keep of the answer what was heard."""
+        reply = self.speaker.reply
+        self.speaker.interrupt(reason)
+        if reply is not None and not self._in_events and reply.in_conversation and reply.sounding:
+            # A client with a track cannot know what it heard of it: tell where the item was cut.
+            heard = int(milliseconds(reply.heard))
+            self._emit(events.ItemTruncated(item_id=reply.item_id, content_index=0, audio_end_ms=heard))
+
+    def truncate(self, entry: Entry, audio_end_ms: int) -> None:
+        """Cut a spoken item to what the client says it has heard. Raises EventError when that is more than was sent."""
+        reply = self.speaker.reply
+        if reply is not None and reply.entry is entry:
+            self.interrupt("client_cancelled")
+        item = entry.item
+        if not isinstance(item, MessageItem) or not entry.samples:
+            raise EventError("invalid_value", f"item {item.id} has no sound to cut", "item_id")
+        sent = int(milliseconds(entry.samples))
+        if audio_end_ms > sent:
+            raise EventError(
+                "invalid_value", f"item {item.id} has {sent} ms of sound, less than {audio_end_ms} ms", "audio_end_ms"
+            )
+        words = heard_words(entry.words, samples_of_ms(audio_end_ms), entry.total)
+        entry.item = assistant_item(item.id, "audio", "incomplete", " ".join(words))
+        self._emit(events.ItemTruncated(item_id=item.id, content_index=0, audio_end_ms=audio_end_ms))
+
+    def on_output(self, generation_id: int, output: Output) -> None:
+        """What a generation gives; stale output is dropped."""
+        reply = self.speaker.reply
+        if self._speculation is not None and self._speculation.generation.id == generation_id:
+            self._speculation.outputs.append(output)
+        elif self._scribe is not None and self._scribe[0].id == generation_id:
+            speech = self._scribe[1]
+            if isinstance(output, Finished):
+                self._scribe = None
+            self._on_transcript(speech, output)
+        elif reply is not None and reply.generation.id == generation_id:
+            if reply.source is not None:
+                self._on_transcript(reply.source, output)
+            self.speaker.take(reply, output)
+
+    def _speculate(self, turn: UserSpeech) -> None:
+        detection = self._session.audio.input.turn_detection
+        wanted = self._settings.preemptive and detection is not None and detection.create_response
+        if not wanted or self.speaker.reply is not None:
+            return
+        request = make_request(_SESSION_DEFAULTS, self._session, self._settings, None)
+        voice = self._session.audio.output.voice
+        plan = Plan(request, self._listening[1] if self._listening is not None else (), turn)
+        generation = self._generate(plan, voice)
+        self._speculation = Speculation(generation, plan, voice, self._clock.now())
+
+    def _roll_back(self) -> None:
+        if self._speculation is not None:
+            self._speculation.generation.cancel()
+            self._speculation = None
+            metrics.PREEMPTIVE.labels("rolled_back").inc()
+
+    def _generate(self, plan: Plan, voice: str) -> Generation:
+        if voice != self._voice:
+            self._slot.set_voice(voice)
+            self._voice = voice
+        if plan.speech is not None:
+            if self._scribe is not None and self._scribe[1] is plan.speech:
+                self._scribe = None  # the answer brings the same transcript
+            self._feed(plan.speech, plan.history)
+        else:
+            self._stop_scribe()
+            self._slot.begin_turn(plan.history)
+            self._listening = None
+        generation = self._slot.generate(plan.request)
+        self._follow(generation)
+        return generation
+
+    def _make_reply(self, generation: Generation, plan: Plan, options: ResponseOptions, voice: str) -> Reply:
+        kind = modality(options, self._session)
+        entry = Entry(assistant_item(new_id("item"), kind, "in_progress", None))
+        kept = options.conversation == "auto"
+        audio_format = self._session.audio.output.format
+        return Reply(
+            generation=generation,
+            response=Response(
+                id=new_id("resp"),
+                conversation_id=f"conv_{self._session.id.removeprefix('sess_')}" if kept else None,
+                output_modalities=[kind],
+                max_output_tokens=options.max_output_tokens or self._session.max_output_tokens,
+                audio=ResponseAudio(output=ResponseAudioOutput(voice=voice, format=audio_format)),
+                metadata=options.metadata,
+            ),
+            entry=entry,
+            previous=self._items.add(entry) if kept else None,
+            in_conversation=kept,
+            source=plan.speech,
+            encoder=AudioEncoder(audio_format) if self._in_events else None,
+            emit=self._emit,
+        )
+
+    def _on_closed(self, reply: Reply) -> None:
+        if reply.source is not None:
+            self._finish_transcript(reply.source, reply.source.transcript)
+            entry = self._items.find(reply.source.item_id)
+            if entry is not None and reply.in_conversation:
+                entry.speech = None
+        if self.turn is not None:
+            return
+        # What the user said meanwhile, where it did not interrupt, has waited for the engine.
+        waiting = [entry.speech for entry in self._items.unanswered()[-1:] if entry.speech is not None]
+        if self._owed:
+            self._owed = False
+            self.respond()
+        elif waiting and not waiting[0].complete:
+            self._transcribe(waiting[0])

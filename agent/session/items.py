@@ -1,0 +1,158 @@
+"""The items of a conversation, and the history the model is shown of them: what was heard, not what was generated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from ...models.semantic.pieces import Message
+from ...streaming.engine.protocol import Word
+from ...streaming.frames import FRAME
+from ..event_objects import FunctionCallItem, FunctionCallOutputItem, MessageItem
+from ..events import EventError
+from .speech import UserSpeech
+
+AnyItem = MessageItem | FunctionCallItem | FunctionCallOutputItem
+
+
+@dataclass
+class Entry:
+    """An item and what the protocol does not show of it.
+
+    speech: the sound of a user's item, until it has been answered. words, samples: of a spoken answer, its words and
+    how much of its sound was sent; total: how much there was.
+    """
+
+    item: AnyItem
+    speech: UserSpeech | None = None
+    words: list[Word] = field(default_factory=list)
+    samples: int = 0
+    total: int = 0
+
+    @property
+    def role(self) -> str:
+        """Who said it; empty for function calls."""
+        return self.item.role if isinstance(self.item, MessageItem) else ""
+
+    @property
+    def text(self) -> str:
+        """All its words in one line."""
+        if not isinstance(self.item, MessageItem):
+            return ""
+        return " ".join(filter(None, ((part.transcript or part.text or "").strip() for part in self.item.content)))
+
+
+class Items:
+    """Items in order. Raises EventError where a client names one that is not there.
+
+    limit: the oldest items are forgotten beyond it, so that an endless conversation stays small.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._entries: list[Entry] = []
+        self._limit = limit
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(self, entry: Entry, after: str | None = None) -> str | None:
+        """Put an entry after the item named (None: last, "root": first); returns the id of the item before it."""
+        if any(other.item.id == entry.item.id for other in self._entries):
+            raise EventError("item_already_exists", f"item {entry.item.id} exists already", "item.id")
+        if after is None:
+            index = len(self._entries)
+        elif after == "root":
+            index = 0
+        else:
+            index = self._index(after, "previous_item_id") + 1
+        self._entries.insert(index, entry)
+        previous = self._entries[index - 1].item.id if index else None
+        if len(self._entries) > self._limit:
+            del self._entries[0]
+        return previous
+
+    @property
+    def last_id(self) -> str | None:
+        """Id of the last item."""
+        return self._entries[-1].item.id if self._entries else None
+
+    def get(self, item_id: str) -> Entry:
+        """The entry of an item."""
+        return self._entries[self._index(item_id, "item_id")]
+
+    def find(self, item_id: str) -> Entry | None:
+        """The entry of an item, None when it was deleted or forgotten."""
+        return next((entry for entry in self._entries if entry.item.id == item_id), None)
+
+    def previous(self, item_id: str) -> str | None:
+        """Id of the item before this one."""
+        index = self._index(item_id, "item_id")
+        return self._entries[index - 1].item.id if index else None
+
+    def delete(self, item_id: str) -> None:
+        """Remove an item."""
+        del self._entries[self._index(item_id, "item_id")]
+
+    def before(self, item_id: str | None) -> list[Entry]:
+        """Entries before an item that is there; all of them for any other."""
+        for index, entry in enumerate(self._entries):
+            if entry.item.id == item_id:
+                return self._entries[:index]
+        return list(self._entries)
+
+    def unanswered(self) -> list[Entry]:
+        """The user's entries since the last answer, in order."""
+        return unanswered(self._entries)
+
+    def _index(self, item_id: str, param: str) -> int:
+        for index, entry in enumerate(self._entries):
+            if entry.item.id == item_id:
+                return index
+        raise EventError("item_not_found", f"there is no item {item_id!r}", param)
+
+
+def unanswered(entries: Sequence[Entry]) -> list[Entry]:
+    """The user's entries behind the last one of the assistant, in order."""
+    tail: list[Entry] = []
+    for entry in reversed(entries):
+        if entry.role == "assistant":
+            break
+        if entry.role == "user":
+            tail.insert(0, entry)
+    return tail
+
+
+def history(entries: Iterable[Entry], instructions: str, turns: int) -> tuple[Message, ...]:
+    """What the model is shown: the system's words, then the last `turns` turns, each begun by the user.
+
+    Messages of one side that follow each other become one, since the model was trained on alternating turns; items
+    without words (noise, an answer interrupted before its first word) leave no trace.
+    """
+    system = [instructions.strip()] if instructions.strip() else []
+    dialogue: list[Message] = []
+    for entry in entries:
+        text = entry.text
+        if not text:
+            continue
+        if entry.role == "system":
+            system.append(text)
+        elif dialogue and dialogue[-1].role == entry.role:
+            dialogue[-1] = Message(dialogue[-1].role, f"{dialogue[-1].text} {text}")
+        elif entry.role in ("user", "assistant"):
+            dialogue.append(Message("user" if entry.role == "user" else "assistant", text))
+    begins = [index for index, message in enumerate(dialogue) if message.role == "user"]
+    kept = dialogue[begins[-turns] if turns <= len(begins) else 0 :] if turns else []
+    return (*((Message("system", " ".join(system)),) if system else ()), *kept)
+
+
+def heard_words(words: Sequence[Word], samples: int, total: int) -> list[str]:
+    """The words that a listener understood of the first `samples` of an answer with `total` samples of sound.
+
+    A word counts when more than half of it was heard; it lasts until the next one begins.
+    """
+    ends = [*(word.frame * FRAME for word in words[1:]), total]
+    return [
+        word.text
+        for word, end in zip(words, ends, strict=False)
+        if samples > (word.frame * FRAME + max(end, word.frame * FRAME)) / 2
+    ]
