@@ -8,14 +8,13 @@ Mimi (arXiv 2410.00037, split RVQ); supervised units follow CosyVoice 2 (arXiv 2
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .causal import AttentionState, CausalTransformer
+from .causal import AttentionState, CausalConv1d, CausalTransformer, Chain, Elu, State
 
 HOP = 320
 _MEL_HOP, _WINDOW, _FFT = 160, 400, 512
@@ -96,10 +95,12 @@ class SemanticEncoderConfig:
 
 @dataclass(frozen=True)
 class SemanticState:
-    """Stream state: samples not yet used, the mel context before them, attention state, frames still owed."""
+    """Stream state: samples not yet used, the mel context before them, convolution and attention states, frames still
+    owed."""
 
     pending: Tensor
     context: Tensor
+    front: State
     attention: AttentionState
     skip: int
 
@@ -111,14 +112,17 @@ class SemanticEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.mel = LogMel(config.bands)
-        self.embed = nn.Linear(2 * config.bands, config.dim)
+        # Convolutions first: without them attention needs ten times the steps to find what neighbours mean.
+        self.front = Chain(
+            CausalConv1d(2 * config.bands, config.dim, 5), Elu(), CausalConv1d(config.dim, config.dim, 5), Elu()
+        )
         self.transformer = CausalTransformer(config.dim, config.layers, config.heads, config.window)
         self.project = nn.Linear(config.dim, FiniteScalarQuantizer.digits)
         self.quantizer = FiniteScalarQuantizer()
 
     def features(self, mel: Tensor) -> Tensor:
         """Mel frames (B, T + lookahead, 2 * bands) -> values before quantisation (B, T, 5)."""
-        hidden = self.transformer(self.embed(mel))
+        hidden = self.transformer(self.front(mel.transpose(1, 2)).transpose(1, 2))
         return self.project(hidden[:, self.config.lookahead :])  # type: ignore[no-any-return]
 
     def mel_frames(self, wav: Tensor) -> Tensor:
@@ -131,10 +135,11 @@ class SemanticEncoder(nn.Module):
 
     def init_state(self) -> SemanticState:
         """State of a stream that has heard nothing (batch 1)."""
-        weight = self.embed.weight
+        weight = self.project.weight
         return SemanticState(
             weight.new_zeros(1, 0),
             weight.new_zeros(1, self.mel.context),
+            self.front.init_state(1),
             self.transformer.init_state(1),
             self.config.lookahead,
         )
@@ -147,15 +152,14 @@ class SemanticEncoder(nn.Module):
             pending = F.pad(pending, (0, tail))
         whole = pending.shape[-1] // HOP * HOP
         if whole == 0:
-            return torch.zeros(0, dtype=torch.int64), SemanticState(
-                pending, state.context, state.attention, state.skip
-            )
+            return torch.zeros(0, dtype=torch.int64), replace(state, pending=pending)
         padded = torch.cat([state.context, pending[:, :whole]], -1)
-        hidden, attention = self.transformer.step(self.embed(self.mel(padded)), state.attention)
+        local, front = self.front.step(self.mel(padded).transpose(1, 2), state.front)
+        hidden, attention = self.transformer.step(local.transpose(1, 2), state.attention)
         dropped = min(state.skip, hidden.shape[1])
         units = self.quantizer(self.project(hidden[:, dropped:]))[1][0]
         context = padded[:, padded.shape[-1] - self.mel.context :]
-        return units, SemanticState(pending[:, whole:], context, attention, state.skip - dropped)
+        return units, SemanticState(pending[:, whole:], context, front, attention, state.skip - dropped)
 
 
 class SemanticReader(nn.Module):
@@ -183,8 +187,3 @@ class SemanticReader(nn.Module):
     def read(self, values: Tensor) -> Tensor:
         """Character logits (B, T, symbols)."""
         return self.characters(self.transformer(self.embed(values)))  # type: ignore[no-any-return]
-
-
-def config_dict(config: SemanticEncoderConfig) -> dict[str, Any]:
-    """The configuration as JSON-able values."""
-    return dict(vars(config))

@@ -8,14 +8,12 @@ waveform encoder. Decoding takes the continuous sum of code vectors, as in the p
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ConfigError
 from .causal import (
     AttentionState,
     CausalConv1d,
@@ -45,19 +43,6 @@ class StreamingTokenizerConfig:
     latent_dim: int = 64
     n_q: int = 8
     codebook_size: int = 1024
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> StreamingTokenizerConfig:
-        """Inverse of `to_dict`. Raises ConfigError on an unknown key."""
-        try:
-            semantic = SemanticEncoderConfig(**values.get("semantic", {}))
-            return cls(**{**values, "semantic": semantic})
-        except TypeError as error:
-            raise ConfigError(f"speech tokenizer configuration: {error}") from error
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able values."""
-        return asdict(self)
 
 
 class Bottleneck(nn.Module):

@@ -35,7 +35,7 @@ class SemanticUnitsConfig:
     """Settings of stage one."""
 
     encoder: SemanticEncoderConfig = field(default_factory=SemanticEncoderConfig)
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=3600, learning_rate=1.2e-3, warmup=300))
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=2600, learning_rate=1.2e-3, warmup=300))
     batch_seconds: float = 40.0
     spectrum_weight: float = 1.0
 

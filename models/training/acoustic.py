@@ -1,0 +1,218 @@
+"""Stage two of the tokenizer: waveform encoder, residual codebooks and decoder around frozen units.
+
+The first `continuous_steps` train a plain autoencoder, whose latents need no units yet; then the codebooks are set
+from the data and the decoder learns to speak from any number of levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..speech_tokenizer.semantic_encoder import mel_filters
+from ..speech_tokenizer.streaming import StreamingSpeechTokenizer, StreamingTokenizerConfig
+from .corpus import Corpus, Utterance
+from .loop import Loop, LoopConfig
+
+SCALES = ((256, 32), (512, 64), (1024, 80), (2048, 128))
+"""(FFT size, mel bands) of the spectral losses."""
+
+
+class SpectralLoss(nn.Module):
+    """L1 of log-mel spectra at several window lengths, hop a quarter of the window. (B, N) x (B, N) -> scalar."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for size, bands in SCALES:
+            self.register_buffer(f"window{size}", torch.hann_window(size), persistent=False)
+            self.register_buffer(f"mel{size}", mel_filters(bands, size), persistent=False)
+
+    def mel(self, wav: Tensor, size: int) -> Tensor:
+        """Mel magnitudes (B, frames, bands)."""
+        window = self.get_buffer(f"window{size}")
+        spectrum = torch.stft(wav, size, size // 4, window=window, return_complex=True)
+        power = torch.view_as_real(spectrum).square().sum(-1)
+        magnitude = (power.transpose(1, 2) @ self.get_buffer(f"mel{size}").T).clamp_min(1e-8).sqrt()
+        return magnitude / size**0.5
+
+    def forward(self, wav: Tensor, truth: Tensor) -> Tensor:
+        total = wav.new_zeros(())
+        for size, _ in SCALES:
+            made, true = self.mel(wav, size), self.mel(truth, size)
+            total = total + F.l1_loss((made + 1e-4).log(), (true + 1e-4).log()) + 2.0 * F.l1_loss(made, true)
+        return total / len(SCALES)
+
+
+class CodebookLearner:
+    """Sets and follows the codebooks by averages of what falls on each code (VQ-VAE's EMA update)."""
+
+    def __init__(self, vectors: Tensor, decay: float = 0.99) -> None:
+        self.vectors, self.decay = vectors, decay
+        self.counts = torch.ones(vectors.shape[:2])
+
+    @torch.no_grad()
+    def start(self, latents: Tensor, units: Tensor, rounds: int = 8) -> None:
+        """Codebook 0 from the mean latent of each unit, the others by k-means of what is left. (M, D), (M,)."""
+        mean = latents.mean(0, keepdim=True)
+        self._assign(0, latents, units, fallback=mean.expand(self.vectors.shape[1], -1))
+        residual = latents - self.vectors[0][units]
+        for level in range(1, len(self.vectors)):
+            chosen = torch.randperm(len(residual))[: self.vectors.shape[1]]
+            self.vectors[level] = residual[chosen]
+            for _ in range(rounds):
+                index = self._nearest(level, residual)
+                self._assign(level, residual, index, fallback=self.vectors[level].clone())
+            residual = residual - self.vectors[level][self._nearest(level, residual)]
+
+    @torch.no_grad()
+    def update(self, level: int, residual: Tensor, index: Tensor) -> None:
+        """Move the codes of a level towards the means of `residual` (M, D) that chose them; revive dead codes."""
+        book = self.vectors[level]
+        count = torch.bincount(index, minlength=len(book)).to(book.dtype)
+        total = torch.zeros_like(book).index_add_(0, index, residual)
+        old = self.counts[level] * self.decay
+        seen = count > 0
+        weight = (count * (1 - self.decay) / (old + count * (1 - self.decay)).clamp_min(1e-6))[:, None]
+        mean = total / count.clamp_min(1)[:, None]
+        book[seen] += (weight * (mean - book))[seen]
+        self.counts[level] = old + count * (1 - self.decay)
+        dead = self.counts[level] < 0.02
+        if level > 0 and bool(dead.any()):
+            book[dead] = residual[torch.randint(len(residual), (int(dead.sum()),))]
+            self.counts[level][dead] = 1.0
+
+    def _nearest(self, level: int, residual: Tensor) -> Tensor:
+        book = self.vectors[level]
+        return torch.cat([(r @ book.T - 0.5 * book.square().sum(-1)).argmax(-1) for r in residual.split(8192)])
+
+    def _assign(self, level: int, values: Tensor, index: Tensor, fallback: Tensor) -> None:
+        count = torch.bincount(index, minlength=len(fallback)).to(values.dtype)
+        total = torch.zeros_like(fallback).index_add_(0, index, values)
+        self.vectors[level] = torch.where((count > 0)[:, None], total / count.clamp_min(1)[:, None], fallback)
+
+
+@dataclass(frozen=True)
+class AcousticConfig:
+    """Settings of stage two; crops are `crop_frames` long (20 ms each)."""
+
+    tokenizer: StreamingTokenizerConfig = field(default_factory=StreamingTokenizerConfig)
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(steps=6000, learning_rate=1e-3, warmup=200, weight_decay=0.0, save_every=100)
+    )
+    continuous_steps: int = 2000
+    batch: int = 8
+    crop_frames: int = 64
+    wave_weight: float = 4.0
+    commitment: float = 0.1
+    latent_noise: float = 0.1
+    freeze_encoder: bool = False
+
+
+def crops(
+    corpus: Corpus, pool: Sequence[Utterance], config: AcousticConfig, step: int
+) -> tuple[Tensor, list[tuple[Utterance, int]]]:
+    """Random crops on frame boundaries: audio (B, 1, N) and where each was taken (utterance, first frame)."""
+    rng = np.random.default_rng((config.loop.seed, step))
+    wav = torch.zeros(config.batch, 1, 320 * config.crop_frames)
+    taken = []
+    for row in wav:
+        u = pool[int(rng.integers(len(pool)))]
+        first = int(rng.integers(max(1, u.frames - config.crop_frames + 1)))
+        pcm = corpus.audio(u)[320 * first : 320 * (first + config.crop_frames)]
+        row[0, : len(pcm)] = torch.from_numpy(pcm) * float(rng.uniform(0.5, 1.1))
+        taken.append((u, first))
+    return wav, taken
+
+
+def units_of(units: dict[str, NDArray[np.int16]], taken: list[tuple[Utterance, int]], frames: int) -> Tensor:
+    """Units (B, frames) of crops; past the end of an utterance the last unit is repeated."""
+    rows = []
+    for u, first in taken:
+        row = units[u.id][first : first + frames].astype(np.int64)
+        rows.append(np.pad(row, (0, frames - len(row)), mode="edge"))
+    return torch.from_numpy(np.stack(rows))
+
+
+def quantize(
+    tokenizer: StreamingSpeechTokenizer, latents: Tensor, units: Tensor, learner: CodebookLearner | None
+) -> tuple[Tensor, Tensor]:
+    """Latents (B, T, D) -> partial sums of all levels (n_q, B, T, D) and codes (n_q, B, T); the learner follows."""
+    books = tokenizer.codebooks
+    flat, index = latents.detach().reshape(-1, latents.shape[-1]), units.reshape(-1)
+    total, sums, codes = torch.zeros_like(flat), [], []
+    for level in range(tokenizer.n_q):
+        residual = flat - total
+        if level > 0:
+            index = books.nearest(residual, level)
+        total = total + books.vectors[level][index]
+        if learner is not None:
+            learner.update(level, residual, index)
+        sums.append(total.view_as(latents))
+        codes.append(index.view_as(units))
+    return torch.stack(sums), torch.stack(codes)
+
+
+def train(
+    corpus: Corpus,
+    folder: Path,
+    config: AcousticConfig,
+    units: dict[str, NDArray[np.int16]] | None,
+    *,
+    until: int | None = None,
+) -> StreamingSpeechTokenizer:
+    """Train stage two in `folder`. `units` (from `extract.units`) may be missing until `continuous_steps`."""
+    torch.manual_seed(config.loop.seed)
+    tokenizer = StreamingSpeechTokenizer(config.tokenizer)
+    tokenizer.semantic.requires_grad_(False)
+    tokenizer.encoder.requires_grad_(not config.freeze_encoder)
+    loop = Loop(folder, tokenizer, config.loop)
+    learner = CodebookLearner(tokenizer.codebooks.vectors)
+    spectral, pool = SpectralLoss(), corpus.split("train")
+
+    def start_codebooks() -> None:
+        assert units is not None
+        found, index = [], []
+        for n in range(160):
+            wav, taken = crops(corpus, pool, config, 10**9 + n)
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                found.append(tokenizer.continuous(wav))
+            index.append(units_of(units, taken, config.crop_frames))
+        learner.start(torch.cat(found).flatten(0, 1), torch.cat(index).flatten())
+
+    def losses(step: int) -> dict[str, Tensor]:
+        wav, taken = crops(corpus, pool, config, step)
+        quantized = step >= config.continuous_steps
+        if quantized and not bool(tokenizer.codebooks.vectors.any()):
+            start_codebooks()
+        terms: dict[str, Tensor] = {}
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = tokenizer.continuous(wav)
+            given = latents
+            if quantized:
+                assert units is not None
+                index = units_of(units, taken, config.crop_frames)
+                sums, _ = quantize(tokenizer, latents, index, None if config.freeze_encoder else learner)
+                levels = torch.randint(1, tokenizer.n_q + 1, (len(wav),))
+                levels[torch.rand(len(wav)) < 0.6] = tokenizer.n_q
+                target = sums[levels - 1, torch.arange(len(wav))]
+                given = latents + (target - latents).detach()
+                terms["commitment"] = (latents - sums[-1]).square().mean()
+            given = given + config.latent_noise * torch.rand(len(wav), 1, 1) * torch.randn_like(given)
+            made = tokenizer.decode(given)
+        made = made.float()
+        terms["spectral"] = spectral(made[:, 0], wav[:, 0])
+        terms["wave"] = F.l1_loss(made, wav)
+        loss = terms["spectral"] + config.wave_weight * terms["wave"]
+        if "commitment" in terms:
+            loss = loss + config.commitment * terms["commitment"]
+        return {"loss": loss, **terms}
+
+    loop.run(losses, until=until)
+    return tokenizer

@@ -1,0 +1,175 @@
+"""A whole model from a corpus, part by part: which file each stage reads and writes, and the bundle at the end.
+
+    RUN/corpus/                samples of the corpus           `prepare`
+    RUN/units/                 stage one of the tokenizer      `tokenizer`
+    RUN/spoken.npz             units and places of words       `tokenizer`
+    RUN/acoustic/              stage two of the tokenizer      `tokenizer`
+    RUN/semantic/              semantic model                  `semantic`
+    RUN/codes.safetensors      all levels of codes             `perceptual`
+    RUN/perceptual/            perceptual model                `perceptual`
+
+Every stage goes on from its last checkpoint; a stage that is finished is not run again.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ..bundle import Bundle, BundleConfig, assemble, save_bundle
+from ..config import from_json
+from ..errors import ConfigError
+from ..perceptual.block_causal import BlockCausalFlow
+from ..semantic.llama import SemanticModel
+from ..semantic.vocabulary import SpeechVocabulary
+from ..speech_tokenizer.streaming import StreamingSpeechTokenizer
+from ..voice import Voice
+from . import acoustic, perceptual_model, semantic_model, semantic_units
+from .corpus import Corpus
+from .extract import Spoken, extract, load_spoken
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One file for one size of model: the settings of every stage."""
+
+    units: semantic_units.SemanticUnitsConfig = field(default_factory=semantic_units.SemanticUnitsConfig)
+    acoustic: acoustic.AcousticConfig = field(default_factory=acoustic.AcousticConfig)
+    semantic: semantic_model.SemanticRecipe = field(default_factory=semantic_model.SemanticRecipe)
+    perceptual: perceptual_model.PerceptualRecipe = field(default_factory=perceptual_model.PerceptualRecipe)
+    voices: tuple[str, ...] = ("af_heart",)
+    """Speakers of the corpus that become bundled voices; the first is the default and the one that answers."""
+    prompt_frames: int = 150
+    description: str = ""
+    license: str = ""
+
+    def __post_init__(self) -> None:
+        if self.units.encoder != self.acoustic.tokenizer.semantic:
+            raise ConfigError("units.encoder and acoustic.tokenizer.semantic differ: make them the same")
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a TOML recipe. Raises ConfigError, in one line, for a file or key that is wrong."""
+    try:
+        data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} is not a recipe that can be read: {' '.join(str(error).split())}") from None
+    return from_json(Recipe, data, str(path))
+
+
+def finished(folder: Path, steps: int) -> bool:
+    """Whether a stage's checkpoint has come to its last step."""
+    checkpoint = folder / "checkpoint.pt"
+    return checkpoint.is_file() and int(torch.load(checkpoint, weights_only=True, mmap=True)["step"]) >= steps
+
+
+def restore(module: nn.Module, folder: Path) -> None:
+    """Load a stage's weights (their moving average, if it kept one) and set the module to eval."""
+    checkpoint = folder / "checkpoint.pt"
+    if not checkpoint.is_file():
+        raise ConfigError(f"{folder} has no checkpoint: run the stage before this one first")
+    state = torch.load(checkpoint, weights_only=True)
+    module.load_state_dict(state["average"] or state["module"])
+    module.eval()
+
+
+def train_tokenizer(run: Path, recipe: Recipe) -> None:
+    """Both stages of the speech tokenizer, with the extraction of units and words between them."""
+    corpus = Corpus(run / "corpus")
+    semantic_units.train(corpus, run / "units", recipe.units)
+    if not (run / "spoken.npz").is_file():
+        module = semantic_units.SemanticUnits(recipe.units, len(corpus.speakers))
+        restore(module, run / "units")
+        extract(corpus, module, run)
+    units = {name: s.units for name, s in load_spoken(run, corpus).items()}
+    acoustic.train(corpus, run / "acoustic", recipe.acoustic, units)
+
+
+def load_tokenizer(run: Path, recipe: Recipe, corpus: Corpus) -> StreamingSpeechTokenizer:
+    """The tokenizer that both stages made, in eval mode."""
+    tokenizer = StreamingSpeechTokenizer(recipe.acoustic.tokenizer)
+    restore(tokenizer, run / "acoustic")
+    stage_one = semantic_units.SemanticUnits(recipe.units, len(corpus.speakers))
+    restore(stage_one, run / "units")
+    tokenizer.semantic.load_state_dict(stage_one.encoder.state_dict())
+    return tokenizer.eval()
+
+
+def train_semantic(run: Path, recipe: Recipe) -> None:
+    """The semantic model, from the units and words that the tokenizer stage left."""
+    corpus = Corpus(run / "corpus")
+    semantic_model.train(corpus, _spoken(run, corpus), run / "semantic", recipe.semantic)
+
+
+def train_perceptual(run: Path, recipe: Recipe) -> None:
+    """The perceptual model, on all levels of the tokenizer's codes."""
+    corpus = Corpus(run / "corpus")
+    tokenizer = load_tokenizer(run, recipe, corpus)
+    perceptual_model.train(corpus, tokenizer, codes(run, corpus, tokenizer), run / "perceptual", recipe.perceptual)
+
+
+def codes(run: Path, corpus: Corpus, tokenizer: StreamingSpeechTokenizer) -> Tensor:
+    """All levels of codes of the corpus (frames, n_q) int16, made once."""
+    path = run / "codes.safetensors"
+    if not path.is_file():
+        units = {name: s.units for name, s in _spoken(run, corpus).items()}
+        save_file({"codes": perceptual_model.extract_codes(corpus, tokenizer, units).contiguous()}, path)
+    return load_file(path)["codes"]
+
+
+def _spoken(run: Path, corpus: Corpus) -> dict[str, Spoken]:
+    if not (run / "spoken.npz").is_file():
+        raise ConfigError(f"{run} has no spoken.npz: train the tokenizer first")
+    return load_spoken(run, corpus)
+
+
+def export(run: Path, recipe: Recipe, folder: Path) -> Bundle:
+    """Write the bundle that `speechgpt-gen serve --model FOLDER` loads; weights in bfloat16."""
+    corpus = Corpus(run / "corpus")
+    tokenizer = load_tokenizer(run, recipe, corpus)
+    vocabulary = SpeechVocabulary.load(run / "semantic")
+    semantic = SemanticModel(semantic_model.model_config(recipe.semantic, vocabulary))
+    restore(semantic, run / "semantic")
+    perceptual = BlockCausalFlow(recipe.perceptual.model)
+    restore(perceptual, run / "perceptual")
+    voices = {name: prompt_voice(corpus, tokenizer, name, recipe.prompt_frames) for name in recipe.voices}
+    config = BundleConfig(
+        recipe.acoustic.tokenizer,
+        semantic.config,
+        recipe.perceptual.model,
+        tuple(voices),
+        description=recipe.description,
+        license=recipe.license,
+    )
+    bundle = assemble(
+        folder.name,
+        config,
+        vocabulary,
+        tokenizer=tokenizer,
+        semantic=semantic,
+        perceptual=perceptual,
+        voices=voices,
+        folder=folder,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    save_bundle(bundle, folder, {"tokenizer": "float16", "semantic": "bfloat16", "perceptual": "bfloat16"})
+    return bundle
+
+
+@torch.inference_mode()
+def prompt_voice(corpus: Corpus, tokenizer: StreamingSpeechTokenizer, speaker: str, frames: int) -> Voice:
+    """A voice from the first recordings of a speaker that is long enough, cut to `frames` (20 ms each)."""
+    own: Iterable[Any] = [u for u in corpus.split("train") if u.speaker == speaker]
+    chosen = next((u for u in own if u.frames >= frames), None)
+    if chosen is None:
+        raise ConfigError(f"speaker {speaker!r} has no recording of {frames} frames: choose another voice")
+    wav = torch.from_numpy(corpus.audio(chosen))[None, None]
+    found = tokenizer.encode(wav)[..., :frames]
+    return Voice(speaker, found[0, 0], tokenizer.latents(found)[0])

@@ -1,0 +1,175 @@
+"""Every stage of the recipe runs, resumes and ends in a bundle, on a corpus of a few seconds."""
+
+import io
+import json
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from typer.testing import CliRunner
+
+from speechgpt_gen.models.bundle import load_bundle
+from speechgpt_gen.models.errors import ConfigError
+from speechgpt_gen.models.training import semantic_units
+from speechgpt_gen.models.training.batches import LengthBatches
+from speechgpt_gen.models.training.corpus import Corpus, prepare
+from speechgpt_gen.models.training.extract import align, load_spoken
+from speechgpt_gen.models.training.loop import DivergedError, Loop, LoopConfig
+from speechgpt_gen.models.training.recipe import load_recipe
+
+TEXTS = ["What is half of four?", "It is two.", "The sea is calm today."]
+RECIPE = """
+voices = ["ann"]
+prompt_frames = 20
+[units]
+batch_seconds = 6.0
+encoder = {bands = 20, dim = 32, layers = 1, heads = 2, window = 8, lookahead = 2}
+loop = {steps = 3, warmup = 1, save_every = 2}
+[acoustic]
+continuous_steps = 2
+batch = 2
+crop_frames = 16
+tokenizer = {encoder_filters = 2, decoder_filters = 2, layers = 1, heads = 2, window = 8, latent_dim = 8, \
+semantic = {bands = 20, dim = 32, layers = 1, heads = 2, window = 8, lookahead = 2}}
+loop = {steps = 4, warmup = 1, save_every = 2}
+[semantic]
+text_tokens = 140
+hidden_size = 32
+intermediate_size = 48
+layers = 2
+heads = 2
+kv_heads = 1
+batch_tokens = 600
+loop = {steps = 3, warmup = 1, save_every = 2, ema = 0.9}
+[perceptual]
+batch_frames = 200
+model = {latent_dim = 8, dim = 32, depth = 1, heads = 2}
+loop = {steps = 3, warmup = 1, save_every = 2, ema = 0.9}
+"""
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus in the form of `prepare`'s input: nine recordings of noise with texts."""
+    folder = tmp_path_factory.mktemp("source")
+    (folder / "shards").mkdir()
+    rng = np.random.default_rng(0)
+    rows = ["id\tshard\tspeaker\tspeed\tseconds\tkind\tpair\tsplit\ttext"]
+    with tarfile.open(folder / "shards" / "A.tar", "w") as archive:
+        for n in range(9):
+            kind = ("question", "answer", "sentence")[n % 3]
+            pair = f"p{n // 3}" if kind != "sentence" else ""
+            name = f"u{n}"
+            buffer = io.BytesIO()
+            pcm = 0.1 * rng.standard_normal(16_000 + 1600 * n)
+            soundfile.write(buffer, pcm, 16_000, format="OGG", subtype="OPUS")
+            info = tarfile.TarInfo(f"{name}.ogg")
+            info.size = buffer.getbuffer().nbytes
+            buffer.seek(0)
+            archive.addfile(info, buffer)
+            speaker = ("ann", "bob")[n % 2]
+            rows.append(f"{name}\tA.tar\t{speaker}\t1.0\t1.0\t{kind}\t{pair}\ttrain\t{TEXTS[n % 3]}")
+    (folder / "manifest.tsv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    prepare(source, folder / "corpus", progress=False)
+    return folder
+
+
+def test_a_corpus_is_decoded_sample_for_sample(source: Path, run: Path) -> None:
+    corpus = Corpus(run / "corpus")
+    assert [u.id for u in corpus.utterances] == [f"u{n}" for n in range(9)]
+    with tarfile.open(source / "shards" / "A.tar") as archive:
+        handle = archive.extractfile("u4.ogg")
+        assert handle is not None
+        truth, _ = soundfile.read(io.BytesIO(handle.read()), dtype="int16")
+    np.testing.assert_array_equal(corpus.audio(corpus.by_id["u4"]) * 32768, truth)
+    assert [(q.id, a.id) for q, a in corpus.pairs("train")] == [("u0", "u1"), ("u3", "u4"), ("u6", "u7")]
+
+
+@pytest.mark.slow
+def test_the_stages_end_in_a_bundle_that_loads(run: Path, tmp_path: Path) -> None:
+    from speechgpt_gen.agent.cli.train import app
+
+    config = tmp_path / "tiny.toml"
+    config.write_text(RECIPE)
+    options = ["--run", str(run), "--config", str(config)]
+    for stage in ("tokenizer", "semantic", "perceptual"):
+        result = CliRunner().invoke(app, [stage, *options], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+    folder = tmp_path / "model"
+    result = CliRunner().invoke(app, ["export", str(folder), *options], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    bundle = load_bundle(folder)
+    assert bundle.voice("ann").latents.shape == (20, 8)
+    assert bundle.tokenizer.codebooks.vectors[0].any(dim=-1).all()
+    spoken = load_spoken(run, Corpus(run / "corpus"))
+    wav = torch.from_numpy(Corpus(run / "corpus").audio(Corpus(run / "corpus").by_id["u2"]))
+    units = bundle.tokenizer.encode_semantic(wav[None, None])[0]
+    assert len(units) == len(spoken["u2"].units)
+    steps = [json.loads(line)["step"] for line in (run / "perceptual" / "log.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3]
+
+
+def test_a_resumed_run_equals_one_that_was_never_stopped(run: Path, tmp_path: Path) -> None:
+    recipe_file = tmp_path / "tiny.toml"
+    recipe_file.write_text(RECIPE)
+    config = load_recipe(recipe_file).units
+    corpus = Corpus(run / "corpus")
+    whole = semantic_units.train(corpus, tmp_path / "whole", config)
+    semantic_units.train(corpus, tmp_path / "parts", config, until=2)
+    parts = semantic_units.train(corpus, tmp_path / "parts", config)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, parts.state_dict()[name]), name
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    module = torch.nn.Linear(2, 1)
+    loop = Loop(tmp_path, module, LoopConfig(steps=3))
+    with pytest.raises(DivergedError, match="step 0"):
+        loop.run(lambda step: {"loss": module(torch.full((1, 2), float("nan"))).sum()})
+
+
+def test_an_unknown_key_of_a_recipe_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text("[semantic]\nhiden_size = 3\n")
+    with pytest.raises(ConfigError, match="hiden_size"):
+        load_recipe(path)
+
+
+def test_every_epoch_visits_every_utterance_once() -> None:
+    lengths = [1.0, 5.0, 2.0, 3.0, 2.5, 4.0, 1.5]
+    batches = LengthBatches(lengths, 6.0, seed=3)
+    seen: list[int] = []
+    step = 0
+    while len(seen) < len(lengths):
+        group = batches(step)
+        assert len(group) == 1 or len(group) * max(lengths[i] for i in group) <= 6.0
+        seen += group.tolist()
+        step += 1
+    assert sorted(seen) == list(range(len(lengths)))
+    assert batches(0).tolist() == LengthBatches(lengths, 6.0, seed=3)(0).tolist()
+
+
+def test_alignment_finds_the_letters_where_they_are() -> None:
+    target = [3, 1, 3, 3]
+    truth = [0, 1, 1, 2, 3, 4, 5, 5, 6, 7]  # state 2k+1 is letter k, even ones are blanks
+    probabilities = np.full((1, len(truth), 5), 0.02, np.float32)
+    for t, state in enumerate(truth):
+        probabilities[0, t, 0 if state % 2 == 0 else target[state // 2]] = 0.9
+    (path,) = align(np.log(probabilities), [target], [len(truth)])
+    assert path.tolist() == truth
+
+
+def test_the_first_recipe_is_valid() -> None:
+    recipe = load_recipe(Path(semantic_units.__file__).parent / "nano.toml")
+    assert replace(recipe.semantic, hidden_size=1).hidden_size == 1
+    assert recipe.acoustic.tokenizer.latent_dim == recipe.perceptual.model.latent_dim
