@@ -47,14 +47,19 @@ class VoiceBook:
         return _Slot(await self._engine.open(voice=self.resolve(voice) if voice is not None else None), self)
 
     async def make_voice(self, pcm: Pcm, name: str) -> Voice:
-        """Make a voice and keep it under a new id; `list` and `info` show it."""
-        voice = await self._engine.make_voice(pcm, name)
-        self._voices[new_id("voice")] = voice
+        """Make a voice and forget it."""
+        return await self._engine.make_voice(pcm, name)
+
+    async def add_voice(self, pcm: Pcm, name: str) -> str:
+        """Make a voice and keep it; returns the id it can be chosen by. Raises AudioError."""
+        voice = await self.make_voice(pcm, name)
+        key = new_id("voice")
+        self._voices[key] = voice
         while len(self._voices) > self._limit:
             self._voices.popitem(last=False)
-        return voice
+        return key
 
-    def list(self) -> list[tuple[str, str]]:
+    def catalogue(self) -> list[tuple[str, str]]:
         """(id, name) of all voices, the default first."""
         own = [(name, name) for name in self._engine.info.voices]
         return own + [(key, voice.name) for key, voice in self._voices.items()]

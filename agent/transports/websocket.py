@@ -1,0 +1,135 @@
+"""The WebSocket door: /v1/realtime, one text frame per event."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+
+from starlette.responses import JSONResponse
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from ...models.errors import EngineFullError, SpeechGPTGenError
+from ...streaming.clock import Clock
+from ...streaming.engine.protocol import Engine
+from ...streaming.playout import Playout
+from .. import metrics
+from ..events import ServerEvent
+from ..session.conversation import Conversation
+from ..settings import Settings
+
+log = logging.getLogger(__name__)
+
+PATH = "/v1/realtime"
+SUBPROTOCOL = "realtime"
+RETRY_AFTER = 5
+"""Seconds until a refused caller should try again."""
+
+TOO_SLOW = "the client reads too slowly"
+GONE = "the client has disconnected"
+_CLOSE_CODES = {"session_idle": 1000, "session_expired": 1000, TOO_SLOW: 1008}
+
+
+class Outbox:
+    """Events on their way to a client, bounded in bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._waiting: deque[str] = deque()
+        self._bytes = 0
+        self._filled = asyncio.Event()
+
+    def put(self, text: str) -> bool:
+        """Queue one event; False when the client is too far behind."""
+        self._waiting.append(text)
+        self._bytes += len(text)
+        self._filled.set()
+        return self._bytes <= self._limit
+
+    async def drain(self, websocket: WebSocket) -> None:
+        """Send what is queued, for ever."""
+        while True:
+            await self._filled.wait()
+            await self.flush(websocket)
+            self._filled.clear()
+
+    async def flush(self, websocket: WebSocket) -> None:
+        """Send what is queued now."""
+        while self._waiting:
+            text = self._waiting[0]
+            await websocket.send_text(text)
+            self._waiting.popleft()
+            self._bytes -= len(text)
+
+
+async def converse(websocket: WebSocket, engine: Engine, settings: Settings, clock: Clock) -> None:
+    """Hold one conversation over a WebSocket that asks to be opened; returns when it is over and its slot is free."""
+    outbox = Outbox(settings.max_outgoing_bytes)
+
+    def send(event: ServerEvent) -> None:
+        if not outbox.put(event.to_json()):
+            conversation.close(TOO_SLOW)
+
+    conversation = Conversation(engine, settings, send=send, playout=Playout(), transport="websocket", clock=clock)
+    try:
+        await conversation.open()
+    except SpeechGPTGenError as error:
+        full = isinstance(error, EngineFullError)
+        metrics.REFUSED.labels("full" if full else "error").inc()
+        await _refuse(websocket, "session_limit_reached" if full else "engine_error", str(error))
+        return
+    talk = asyncio.create_task(conversation.run())
+    try:
+        offered = websocket.scope.get("subprotocols", [])
+        # Browsers close a connection that does not answer with a subprotocol they have offered.
+        await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
+        tasks = {
+            talk,
+            asyncio.create_task(_read(websocket, conversation)),
+            asyncio.create_task(outbox.drain(websocket)),
+        }
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    except WebSocketDisconnect:
+        tasks = {talk}
+    finally:
+        conversation.close(GONE)
+        await asyncio.wait({talk})
+    for task in tasks - {talk}:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    failure = talk.exception() if not talk.cancelled() else None
+    if failure is not None:
+        log.error("a conversation failed", exc_info=failure)
+    if conversation.reason != GONE:
+        await _say_goodbye(websocket, outbox, conversation.reason or "", 1011 if failure is not None else None)
+
+
+async def _read(websocket: WebSocket, conversation: Conversation) -> None:
+    """Bring client events to the conversation, no faster than it works them off."""
+    while True:
+        message = await websocket.receive()
+        if message["type"] == "websocket.disconnect":
+            return
+        text = message.get("text")
+        conversation.receive(text if text is not None else message["bytes"].decode("utf-8", errors="replace"))
+        await conversation.settled()
+
+
+async def _say_goodbye(websocket: WebSocket, outbox: Outbox, reason: str, code: int | None) -> None:
+    """Send what is left and close, if the client still takes anything."""
+    with contextlib.suppress(TimeoutError, WebSocketDisconnect, RuntimeError):
+        async with asyncio.timeout(1.0):
+            if reason != TOO_SLOW:
+                await outbox.flush(websocket)
+            await websocket.close(code or _CLOSE_CODES.get(reason, 1001), reason)
+
+
+async def _refuse(websocket: WebSocket, code: str, message: str) -> None:
+    """Refuse the upgrade with HTTP 503, or where the server cannot do that, close before it is accepted."""
+    body = {"error": {"type": "server_error", "code": code, "message": message}}
+    if "websocket.http.response" in websocket.scope.get("extensions", {}):
+        headers = {"Retry-After": str(RETRY_AFTER)}
+        await websocket.send_denial_response(JSONResponse(body, status_code=503, headers=headers))
+    else:
+        await websocket.close(1013, code)
