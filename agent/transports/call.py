@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 CHANNEL = "oai-events"
 MAX_MESSAGE = 256 * 1024
-"""Bytes of one data-channel message, announced in the answer: SCTP reassembly of more would hold up the event loop."""
+"""Bytes of one data-channel message: what aiortc announces in the answer, but does not enforce."""
 
 _TICK = 0.02
 _GRACE = 2.0
@@ -81,6 +81,9 @@ class Call:
     Args:
         id: names the call in its URL.
         on_end: called once, when the call is over and its slot is free.
+
+    Attributes:
+        reason: why it ended, one word; None while it lasts.
     """
 
     def __init__(
@@ -97,7 +100,6 @@ class Call:
         self._clock = clock
         self._on_end = on_end
         self._outbox: Outbox | None = None
-        self._opened = asyncio.Event()
         self._hung_up = asyncio.Event()
         self._peer: RTCPeerConnection | None = None
         self._talk: asyncio.Task[None] | None = None
@@ -115,26 +117,16 @@ class Call:
         """
         if offer.events:
             self._outbox = Outbox(self._settings.max_outgoing_bytes)
+        await self.conversation.open()
         self._talk = asyncio.create_task(self.conversation.run(), name=f"conversation of {self.id}")
-        opened = asyncio.create_task(self._opened.wait())
-        try:
-            await asyncio.wait({self._talk, opened}, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            self._talk.cancel()
-            raise
-        finally:
-            opened.cancel()
-        if not self._opened.is_set():
-            await self._talk  # raises what kept it from opening
-            raise CallError(503, "session_ended", "the session ended before it began; try again")
         self._life = asyncio.create_task(self._live(), name=f"call {self.id}")
         try:
             if offer.session is not None:
                 self.conversation.receive(json.dumps({"type": "session.update", "session": offer.session}))
             return await self._negotiate(offer)
         except BaseException as error:
-            await self.hang_up("the offer could not be answered")
-            if isinstance(error, Exception):
+            await self.hang_up("offer_failed")
+            if isinstance(error, Exception) and not isinstance(error, CallError):
                 log.info("call %s: offer refused: %r", self.id, error)
                 raise CallError(400, "malformed_sdp", f"the offer cannot be answered: {_one_line(error)}") from None
             raise
@@ -166,24 +158,20 @@ class Call:
         await peer.setLocalDescription(await peer.createAnswer())
         if not any(dtls.transport.iceGatherer.getLocalCandidates() for dtls in transports):
             raise CallError(503, "no_address", "this server has no network address to offer; set ice_addresses")
-        sdp: str = peer.localDescription.sdp
-        lines = [
-            f"a=max-message-size:{MAX_MESSAGE}" if line.startswith("a=max-message-size:") else line
-            for line in sdp.splitlines()
-        ]
-        return "\r\n".join(lines) + "\r\n"
+        answer: str = peer.localDescription.sdp
+        return answer
 
     async def _live(self) -> None:
         """Everything that has to happen while the call lasts, and its end."""
         assert self._talk is not None
         talk = self._talk
-        talk.add_done_callback(lambda _: self._end("the conversation has ended"))
+        talk.add_done_callback(lambda _: self._end("conversation_ended"))
         watch = asyncio.create_task(self._watch(), name=f"watch of {self.id}")
         try:
             await self._hung_up.wait()
         finally:
             watch.cancel()
-            self.conversation.close(self.reason or "the server stops")
+            self.conversation.close(self.reason or "server_stopped")
             await asyncio.wait({talk}, timeout=_GRACE)
             talk.cancel()
             await asyncio.gather(talk, watch, return_exceptions=True)
@@ -206,7 +194,7 @@ class Call:
             next_look = now + 1.0
             if self._peer.connectionState != "connected":
                 if now > connected_by:
-                    self._end(f"no connection within {self._settings.connect_timeout_s:.0f} s")
+                    self._end("not_connected")
                 since = now
                 continue
             connected_by = float("inf")
@@ -214,7 +202,7 @@ class Call:
             if count != received:
                 received, since = count, now
             elif now - since > self._settings.peer_timeout_s:
-                self._end(f"nothing came from the peer for {self._settings.peer_timeout_s:.0f} s")
+                self._end("peer_silent")
 
     async def _close_peer(self) -> None:
         if self._peer is None:
@@ -231,9 +219,8 @@ class Call:
         self._hung_up.set()
 
     def _send(self, event: ServerEvent) -> None:
-        self._opened.set()
         if self._outbox is not None and not self._outbox.put(event.to_json()):
-            self._end("the client reads its events too slowly")
+            self._end("slow_reader")
 
     def _on_state(self) -> None:
         assert self._peer is not None
@@ -241,14 +228,14 @@ class Call:
         if self._peer.connectionState in ("failed", "closed") or any(
             dtls.state in ("closed", "failed") for dtls in transports
         ):
-            self._end("the peer has disconnected")
+            self._end("disconnected")
 
     def _on_channel(self, channel: RTCDataChannel) -> None:
         if channel.label != CHANNEL or self._outbox is None:
             channel.close()
             return
         channel.on("message", self._on_message)
-        channel.on("close", lambda: self._end("the peer has closed the data channel"))
+        channel.on("close", lambda: self._end("disconnected"))
         self._outbox.attach(channel)
 
     def _on_message(self, message: str | bytes) -> None:

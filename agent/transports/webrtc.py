@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 from aiortc.rtcicetransport import parse_stun_turn_uri
 from starlette.requests import Request
@@ -45,6 +45,9 @@ class Calls:
     def __len__(self) -> int:
         return len(self._calls)
 
+    def __iter__(self) -> Iterator[Call]:
+        return iter(list(self._calls.values()))
+
     def get(self, id: str) -> Call:
         """The call of this id. Raises CallError 404."""
         if id not in self._calls:
@@ -80,7 +83,7 @@ class Calls:
 
     async def close(self) -> None:
         """Hang up every call: the server stops."""
-        await asyncio.gather(*(call.hang_up("the server stops") for call in list(self._calls.values())))
+        await asyncio.gather(*(call.hang_up("server_stopped") for call in self))
 
     def _forget(self, call: Call) -> None:
         self._calls.pop(call.id, None)
@@ -98,7 +101,7 @@ class Calls:
         raise CallError(409, "already_answered", "a call has one offer; hang up and make a new call")
 
     async def _hang_up(self, request: Request) -> Response:
-        await self.get(request.path_params["id"]).hang_up("the caller has hung up")
+        await self.get(request.path_params["id"]).hang_up("hung_up")
         return Response(status_code=200 if request.method == "POST" else 204)
 
 

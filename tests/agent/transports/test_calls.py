@@ -1,0 +1,283 @@
+"""Calls over real WebRTC on loopback: an aiortc peer against the HTTP route, the conversation and the fake engine."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from itertools import groupby
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from aiortc import RTCConfiguration, RTCPeerConnection
+from numpy.typing import NDArray
+from starlette.applications import Starlette
+
+from speechgpt_gen.agent.bench.client import Event, WebRtcClient, connect_client
+from speechgpt_gen.agent.bench.ear import voiced
+from speechgpt_gen.agent.settings import Settings, load_settings
+from speechgpt_gen.agent.transports.webrtc import Calls
+from speechgpt_gen.models.semantic.pieces import Message
+from speechgpt_gen.streaming.clock import RealClock
+from speechgpt_gen.streaming.engine.fake import FakeEngine
+from speechgpt_gen.streaming.engine.tones import decode_words
+
+Speech = Callable[..., NDArray[np.float32]]
+
+
+class Server:
+    """A server on a free port of 127.0.0.1, its calls and its engine in reach."""
+
+    def __init__(self, engine: FakeEngine, settings: Settings) -> None:
+        self.engine = engine
+        self.calls = Calls(engine, settings)
+        app = Starlette(routes=self.calls.routes())
+        self._uvicorn = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
+        self.url = ""
+
+    async def __aenter__(self) -> "Server":
+        self._serving = asyncio.create_task(self._uvicorn.serve())
+        await eventually(lambda: self._uvicorn.started)
+        port = self._uvicorn.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.calls.close()
+        self._uvicorn.should_exit = True
+        await self._serving
+
+
+async def eventually(condition: Callable[[], Any], within: float = 20.0) -> None:
+    async with asyncio.timeout(within):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def talking(engine: FakeEngine | None = None, **settings: Any) -> AsyncIterator[tuple[Server, WebRtcClient]]:
+    """A server, and a client whose session has begun."""
+    async with (
+        Server(engine or FakeEngine(words=4), load_settings(vad="webrtc", **settings)) as server,
+        connect_client(server.url, "webrtc", RealClock()) as client,
+    ):
+        assert isinstance(client, WebRtcClient)
+        await event(client, "session.created")
+        yield server, client
+
+
+async def event(client: WebRtcClient, kind: str, within: float = 15.0) -> Event:
+    """The next event of a kind; those before it are dropped."""
+    async with asyncio.timeout(within):
+        while (found := await client.events.get())["type"] != kind:
+            assert found["type"] != "error", found
+    return found
+
+
+def words(client: WebRtcClient) -> list[int]:
+    """Numbers of the words heard; one that a stall of a busy machine has split counts once."""
+    return [number for number, _ in groupby(decode_words(client.ear.recording()))]
+
+
+async def test_a_spoken_turn_is_heard_back(speechlike: Speech) -> None:
+    async with talking(FakeEngine(words=4, transcript="what comes next")) as (_, client):
+        client.mic.push(1, speechlike(1.0))
+        client.mic.end(1)
+        done = (await event(client, "response.done"))["response"]
+        assert done["status"] == "completed"
+        assert done["output"][0]["content"][0]["transcript"] == "one two three four"
+        await asyncio.sleep(0.1)
+        assert words(client) == [1, 2, 3, 4]
+        assert float(done["metadata"]["played_ms"]) > 0
+        assert client.receiver.stats.lost == 0
+
+
+async def test_the_buffer_events_bracket_the_sound(speechlike: Speech) -> None:
+    async with talking(FakeEngine(words=2)) as (_, client):
+        client.mic.push(1, speechlike(0.8))
+        client.mic.end(1)
+        response = (await event(client, "response.created"))["response"]["id"]
+        assert (await event(client, "output_audio_buffer.started"))["response_id"] == response
+        assert (await event(client, "output_audio_buffer.stopped"))["response_id"] == response
+
+
+async def test_barge_in_stops_the_sound_and_history_keeps_what_was_heard(speechlike: Speech) -> None:
+    async with talking(FakeEngine(words=20)) as (server, client):
+        client.mic.push(1, speechlike(0.8))
+        client.mic.end(1)
+        await event(client, "output_audio_buffer.started")
+        await asyncio.sleep(1.7)
+        client.mic.push(2, speechlike(1.0, seed=1))
+        client.mic.end(2)
+        await event(client, "input_audio_buffer.speech_started")
+        noticed = len(client.ear.recording())
+        cancelled = (await event(client, "response.done"))["response"]
+        assert cancelled["status"] == "cancelled"
+        await event(client, "output_audio_buffer.cleared")
+        await asyncio.sleep(0.25)
+        heard = words(client)
+        said = cancelled["output"][0]["content"][0]["transcript"].split()
+        assert heard == list(range(1, len(heard) + 1))
+        assert 3 <= len(heard) < 10
+        assert abs(len(said) - len(heard)) <= 1
+        span = voiced(client.ear.recording()[noticed:])
+        assert span is None or span[1] < 0.2 * 16_000  # silence within 200 ms of sound
+        await event(client, "output_audio_buffer.started")  # and the second turn gets its answer
+        history = server.engine.sessions[0].history
+        assert Message("assistant", " ".join(said)) in history
+
+
+async def test_loss_and_jitter_on_the_way_in_do_not_spoil_the_turn(speechlike: Speech) -> None:
+    """A tenth of the packets lost, the others up to 40 ms late and out of order, injected before the jitter buffer."""
+    async with talking() as (server, client):
+        (call,) = server.calls
+        receive, rng = call.receiver.receive, np.random.default_rng(5)
+        loop = asyncio.get_running_loop()
+
+        def rough(sequence: int, timestamp: int, payload: bytes) -> None:
+            if rng.random() > 0.1:
+                loop.call_later(rng.uniform(0, 0.04), receive, sequence, timestamp, payload)
+
+        call.receiver.receive = rough
+        before = call.receiver.stats.received
+        client.mic.push(1, speechlike(2.0))
+        client.mic.end(1)
+        await event(client, "input_audio_buffer.speech_started")
+        stopped = await event(client, "input_audio_buffer.speech_stopped")
+        assert call.receiver.stats.lost > 0
+        assert call.receiver.stats.reordered > 0
+        assert call.receiver.buffer.delay <= 0.1
+        assert call.receiver.stats.received > before
+        assert (await event(client, "response.done"))["response"]["status"] == "completed"
+        assert stopped["audio_end_ms"] > 1900
+
+
+async def test_hanging_up_frees_the_slot() -> None:
+    async with Server(FakeEngine(slots=1), load_settings()) as server:
+        for _ in range(3):
+            async with connect_client(server.url, "webrtc", RealClock()) as client:
+                assert isinstance(client, WebRtcClient)
+                await event(client, "session.created")
+                assert server.engine.in_use == 1
+            await eventually(lambda: server.engine.in_use == 0 and not len(server.calls))
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("DELETE", "", 204), ("POST", "/hangup", 200)])
+async def test_a_call_ends_by_http(method: str, path: str, status: int) -> None:
+    async with talking() as (server, client), httpx.AsyncClient(base_url=server.url) as http:
+        assert client.location is not None
+        assert (await http.request(method, client.location + path)).status_code == status
+        assert server.engine.in_use == 0
+        gone = await http.request(method, client.location + path)
+        assert gone.status_code == 404
+        assert gone.json()["error"]["code"] == "no_such_call"
+
+
+async def test_events_of_the_client_are_answered() -> None:
+    async with talking() as (_, client):
+        client.send({"type": "session.update", "session": {"type": "realtime", "instructions": "Be brief."}})
+        assert (await event(client, "session.updated"))["session"]["instructions"] == "Be brief."
+        client.send({"type": "no.such.event", "event_id": "mine"})
+        error = (await next_event(client))["error"]
+        assert (error["code"], error["event_id"]) == ("unknown_event", "mine")
+        client._channel.transport._remote_max_message_size = 0  # a client that does not keep to what was announced
+        client.send({"type": "input_audio_buffer.append", "audio": "A" * 300_000})
+        assert (await next_event(client))["error"]["code"] == "event_too_large"
+        client.send({"type": "session.update", "session": {"type": "realtime", "instructions": "Go on."}})
+        await event(client, "session.updated")
+
+
+async def next_event(client: WebRtcClient) -> Event:
+    async with asyncio.timeout(5):
+        return await client.events.get()
+
+
+async def offer_of(candidates: bool = False) -> str:
+    """An offer that nobody will follow up."""
+    peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    peer.addTransceiver("audio")
+    peer.createDataChannel("oai-events")
+    offer = await peer.createOffer()
+    if candidates:
+        await peer.setLocalDescription(offer)
+        offer = peer.localDescription
+    await peer.close()
+    sdp: str = offer.sdp
+    return sdp
+
+
+async def post(server: Server, sdp: str, path: str = "/v1/realtime/calls") -> httpx.Response:
+    async with httpx.AsyncClient(base_url=server.url) as http:
+        return await http.post(path, content=sdp, headers={"Content-Type": "application/sdp"})
+
+
+async def test_the_answer_is_complete_and_given_once() -> None:
+    async with Server(FakeEngine(), load_settings()) as server:
+        sdp = await offer_of()
+        first = await post(server, sdp)
+        assert first.status_code == 201
+        assert first.headers["content-type"].startswith("application/sdp")
+        assert "a=candidate:" in first.text
+        assert " 127.0.0.1 " in first.text
+        assert "a=end-of-candidates" in first.text
+        assert "opus/48000" in first.text
+        assert "PCMU" not in first.text
+        again = await post(server, sdp)
+        assert (again.status_code, again.json()["error"]["code"]) == (409, "already_answered")
+        onto = await post(server, await offer_of(), first.headers["location"])
+        assert (onto.status_code, onto.json()["error"]["code"]) == (409, "already_answered")
+        assert server.engine.in_use == 1
+
+
+async def test_a_full_server_says_when_to_try_again() -> None:
+    async with Server(FakeEngine(slots=1), load_settings()) as server:
+        assert (await post(server, await offer_of())).status_code == 201
+        refused = await post(server, await offer_of())
+        assert refused.status_code == 503
+        assert int(refused.headers["retry-after"]) > 0
+        assert refused.json()["error"]["code"] == "session_limit_reached"
+
+
+async def test_bad_offers_take_no_slot() -> None:
+    async with Server(FakeEngine(), load_settings(max_offer_bytes=20_000)) as server:
+        good = await offer_of()
+        for sdp, status in (("nonsense", 400), (good.replace("opus", "speex"), 400), ("x" * 20_001, 413)):
+            refused = await post(server, sdp)
+            assert refused.status_code == status
+            assert set(refused.json()["error"]) == {"type", "code", "message"}
+        assert server.engine.in_use == 0
+        assert len(server.calls) == 0
+
+
+async def test_a_call_that_never_connects_is_dropped() -> None:
+    async with Server(FakeEngine(), load_settings(connect_timeout_s=0.5)) as server:
+        assert (await post(server, await offer_of())).status_code == 201
+        assert server.engine.in_use == 1
+        await eventually(lambda: server.engine.in_use == 0)
+
+
+async def test_a_peer_that_falls_silent_is_dropped() -> None:
+    async with talking(peer_timeout_s=1.0) as (server, client):
+        await cut_the_wire(client)
+        await eventually(lambda: server.engine.in_use == 0)
+
+
+async def cut_the_wire(client: WebRtcClient) -> None:
+    """Nothing of the client leaves any more, not even a good-bye."""
+    transport = client._peer.getTransceivers()[0].sender.transport.transport
+
+    async def lose(_: bytes) -> None:
+        return None
+
+    transport._send = lose
+    consent = transport._connection._query_consent_task
+    assert consent is not None
+    consent.cancel()
+
+
+def test_settings_of_servers_that_cannot_be_are_refused() -> None:
+    from speechgpt_gen.models.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="no STUN or TURN address"):
+        Calls(FakeEngine(), load_settings(stun=["example.org"]))
