@@ -14,7 +14,7 @@ word to its sound is local and every word knows its frames.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final, Literal
 
 from .pieces import Message
@@ -26,29 +26,29 @@ MAX_HISTORY_TURNS: Final = 3
 MAX_MESSAGE_TOKENS: Final = 256
 
 
-def history(vocabulary: SpeechVocabulary, messages: Iterable[Message]) -> list[int]:
+def history(vocabulary: SpeechVocabulary, messages: Iterable[Message], room: int | None = None) -> list[int]:
     """Earlier turns as text: the system text, if any, then the last MAX_HISTORY_TURNS user turns and their answers.
 
-    Messages without text are left out; long ones keep their first MAX_MESSAGE_TOKENS tokens.
+    Messages without text are left out; long ones keep their first MAX_MESSAGE_TOKENS tokens. room: drop the oldest
+    turns until so many tokens suffice.
     """
     messages = [m for m in messages if m.text.strip()]
-    tokens: list[int] = []
+    system: list[int] = []
     for message in [m for m in messages if m.role == "system"][-1:]:
-        tokens += [vocabulary.system, *vocabulary.encode(message.text)[:MAX_MESSAGE_TOKENS]]
-    for message in _last_turns([m for m in messages if m.role != "system"]):
+        system = [vocabulary.system, *vocabulary.encode(message.text)[:MAX_MESSAGE_TOKENS]]
+    turns: list[list[int]] = []
+    for message in [m for m in messages if m.role != "system"]:
         text = vocabulary.encode(message.text)[:MAX_MESSAGE_TOKENS]
         if message.role == "user":
-            tokens += [vocabulary.human, *text, vocabulary.eoh]
-        else:
-            tokens += [vocabulary.speechgpt, vocabulary.ta, *text, vocabulary.eos]
-    return tokens
-
-
-def _last_turns(messages: Sequence[Message]) -> Sequence[Message]:
-    starts = [i for i, m in enumerate(messages) if m.role == "user"]
-    if len(starts) > MAX_HISTORY_TURNS:
-        return messages[starts[-MAX_HISTORY_TURNS] :]
-    return messages
+            turns.append([vocabulary.human, *text, vocabulary.eoh])
+            continue
+        if not turns:  # the assistant spoke first
+            turns.append([])
+        turns[-1] += [vocabulary.speechgpt, vocabulary.ta, *text, vocabulary.eos]
+    turns = turns[-MAX_HISTORY_TURNS:]
+    while room is not None and turns and len(system) + sum(map(len, turns)) > room:
+        turns.pop(0)
+    return system + [token for turn in turns for token in turn]
 
 
 def open_speech(vocabulary: SpeechVocabulary) -> list[int]:
