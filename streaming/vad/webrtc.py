@@ -15,11 +15,11 @@ MARGIN_DB = 6.0
 RISE_DB = 3.0 / FRAME_RATE
 """How fast the idea of the background may rise, dB a window: pauses between words pull it down sooner."""
 
-LOWEST_DB = -60.0
+LOWEST_DB = -70.0
 """The background is never thought quieter than this: from digital silence a fan would take long to be believed."""
 
-HANGOVER, DOUBT = 4, 0.4
-"""Windows after speech that are doubtful, and what they get: a turn goes on through them, but does not start by them."""
+HANGOVER, DOUBT = 2, 0.4
+"""Windows after speech that are doubtful, and their probability: a turn goes on through them, but does not start."""
 
 
 class WebRtcVad:
@@ -34,7 +34,7 @@ class WebRtcVad:
 
     window: ClassVar[int] = FRAME
 
-    def __init__(self, aggressiveness: int = 3) -> None:
+    def __init__(self, aggressiveness: int = 2) -> None:
         self._aggressiveness = aggressiveness
         self.reset()
 
