@@ -124,6 +124,8 @@ class FakeSession:
 
     def listen(self, pcm: NDArray[np.float32]) -> None:
         self._check_open()
+        if not np.isfinite(pcm).all():
+            raise AudioError("the audio holds NaN or infinite samples: repair it first")
         self.samples += len(pcm)
 
     def generate(self, request: Request) -> FakeGeneration:

@@ -107,6 +107,8 @@ class Request:
     sampling: None for the model's own defaults.
     seed: None for a fresh one; the same seed after the same turn gives the same answer.
     max_seconds: the longest answer; what is longer finishes with "length".
+    max_ahead_seconds: how far the answer may be generated ahead of a listener who plays it from its first block on,
+    so that a conversation that is interrupted has not cost much; None as fast as it goes (recordings).
     """
 
     kind: Literal["reply", "say", "transcribe"] = "reply"
@@ -117,6 +119,7 @@ class Request:
     sampling: SamplingOptions | None = None
     seed: int | None = None
     max_seconds: float = 60.0
+    max_ahead_seconds: float | None = 20.0
 
 
 class Generation(Protocol):
@@ -148,7 +151,7 @@ class EngineSession(Protocol):
 
     def listen(self, pcm: NDArray[np.float32]) -> None:
         """Take more of the user's audio of this turn: float32 (N,), 16 kHz, any N. What comes while an answer is
-        generated waits: it belongs to the turn if the answer is cancelled."""
+        generated waits: it belongs to the turn if the answer is cancelled. Raises AudioError for NaN."""
         ...
 
     def generate(self, request: Request) -> Generation:

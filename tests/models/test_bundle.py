@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from speechgpt_gen.models.bundle import Bundle, load_bundle, parse_dtype, save_bundle
+from speechgpt_gen.models.bundle import Bundle, load_bundle, save_bundle
 from speechgpt_gen.models.errors import CheckpointError, ConfigError, ModelNotFoundError, SpeechGPTGenError
 from speechgpt_gen.models.packing import pack, unpack
 
@@ -78,15 +78,22 @@ def test_an_int8_without_its_scale_is_refused() -> None:
         unpack({"w.int8": torch.zeros(4, 4, dtype=torch.int8)}, "file")
 
 
-def test_a_dtype_is_that_of_the_parameters_and_buffers_keep_theirs() -> None:
-    bundle = load_bundle("tiny", dtype=torch.bfloat16)
+def test_a_precision_is_that_of_the_parameters_and_buffers_keep_theirs() -> None:
+    bundle = load_bundle("tiny", precision="bfloat16")
     assert bundle.semantic.lm_head.weight.dtype == torch.bfloat16
     assert bundle.perceptual.out_proj.weight.dtype == torch.bfloat16
     assert bundle.perceptual.rope_frequencies.dtype == torch.float32
     assert next(bundle.tokenizer.parameters()).dtype == torch.float32
-    assert parse_dtype("bfloat16") == torch.bfloat16
-    with pytest.raises(ConfigError, match="float64"):
-        parse_dtype(torch.float64)
+    with pytest.raises(ConfigError, match="unknown precision 'float64'"):
+        load_bundle("tiny", precision="float64")
+
+
+def test_int8_keeps_what_the_models_compute(tiny: Bundle) -> None:
+    light = load_bundle("tiny", precision="int8")
+    assert not any(type(module) is torch.nn.Linear for module in light.semantic.modules())
+    tokens = torch.randint(tiny.vocabulary.size, (1, 20))
+    wanted, found = tiny.semantic(tokens), light.semantic(tokens)
+    assert torch.nn.functional.cosine_similarity(wanted, found, dim=-1).min() > 0.99
 
 
 def test_voices_are_found_by_name_or_are_refused(tiny: Bundle) -> None:

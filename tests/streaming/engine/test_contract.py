@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from speechgpt_gen.models.bundle import load_bundle
 from speechgpt_gen.models.errors import AudioError, ConfigError, EngineError, EngineFullError
 from speechgpt_gen.streaming.engine.fake import FakeEngine
+from speechgpt_gen.streaming.engine.local import LocalEngine
 from speechgpt_gen.streaming.engine.protocol import (
     Audio,
     Engine,
@@ -24,7 +26,10 @@ from speechgpt_gen.streaming.engine.protocol import (
     Word,
 )
 
-MAKERS: dict[str, Callable[[], Engine]] = {"fake": lambda: FakeEngine(words=4, slots=2)}
+MAKERS: dict[str, Callable[[], Engine]] = {
+    "fake": lambda: FakeEngine(words=4, slots=2),
+    "local": lambda: LocalEngine(load_bundle("tiny"), slots=2),
+}
 SAY = Request("say", "Hello there", seed=1, max_seconds=2.0)
 REPLY = Request(seed=7, max_seconds=1.0)
 
@@ -317,6 +322,13 @@ async def test_voices_are_names_or_recordings(engine: Engine) -> None:
     for useless in (noise(0.1), np.zeros(0, np.float32), np.full(16_000, np.nan, np.float32)):
         with pytest.raises(AudioError, match="'me'"):
             await engine.make_voice(useless, "me")
+
+
+async def test_broken_audio_is_refused(engine: Engine) -> None:
+    session = await engine.open()
+    session.begin_turn([])
+    with pytest.raises(AudioError, match="NaN"):
+        session.listen(np.full(320, np.nan, np.float32))
 
 
 async def test_stop_ends_every_session(engine: Engine) -> None:

@@ -1,0 +1,331 @@
+"""The chain of a conversation in two halves: `Listener` (audio, units, text, units) and `Speaker` (units, audio).
+
+The halves share nothing but units, so an engine may run them on two threads; the facade runs them on one. Both cut
+their work by absolute positions only (heard audio every 160 ms, spoken units by the block schedule), so that neither
+the arrival of audio nor the number of threads can change a single bit of an answer.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .audio import HOP, SAMPLE_RATE
+from .bundle import Bundle
+from .errors import AudioError, EngineError, TextError
+from .perceptual.schedule import BlockSchedule
+from .perceptual.streaming import FlowPrompt, StreamingFlow
+from .semantic.layout import Mode
+from .semantic.pieces import Message, Piece, Transcript
+from .semantic.sampling import SamplingOptions
+from .semantic.session import SemanticSession
+from .semantic.vocabulary import to_ascii
+from .speech_tokenizer.semantic_encoder import SemanticState
+from .voice import MAX_VOICE_SECONDS, MIN_VOICE_SECONDS, Voice
+
+LISTEN_SAMPLES = 8 * HOP
+"""Heard audio is worked off in pieces of 160 ms: eight units cost little more than one."""
+
+MAX_TEXT = 1000
+"""Characters of one text to speak or to answer: about a minute of speech."""
+
+_PROMPTS_KEPT = 16
+
+
+Answering = Generator[Piece, None, None]
+
+
+class Listener:
+    """One conversation's ear and mind: takes a turn's audio and gives the pieces of answers to it.
+
+    Answers don't use the turn up. Each is a generator that rewinds to where it began when it ends or is closed. Only
+    one is open at a time: another answer or another turn closes it.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        self._session = SemanticSession(bundle.semantic, bundle.vocabulary)
+        self.longest = 0.5 * bundle.semantic.config.max_position_embeddings / 55
+        """Seconds of speech that one turn may last: 50 units and about 5 text tokens a second, room for the answer."""
+        self._answer: Answering | None = None
+        self.begin([])
+
+    def begin(self, history: Sequence[Message]) -> None:
+        """Start a turn after `history`."""
+        self.close_answer()
+        self._history = tuple(history)
+        self._session.begin_turn(self._history)
+        self._ear = self._bundle.tokenizer.semantic_state()
+        self._waiting: list[NDArray[np.float32]] = []
+        self._samples = 0
+        self._heard: list[int] = []
+        self._worked = 0
+
+    @property
+    def transcript(self) -> str:
+        """What was understood of the turn so far."""
+        return self._session.transcript
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether the last answer that came to its end did so because the model had no more room or patience."""
+        return self._session.ended == "length"
+
+    def listen(self, pcm: NDArray[np.float32]) -> None:
+        """Take more of the turn's audio, float32 (N,) at 16 kHz; `work` understands it."""
+        if len(pcm):
+            self._waiting.append(pcm)
+            self._samples += len(pcm)
+
+    def work(self) -> bool:
+        """Understand 160 ms of what waits; False if there is less. Raises AudioError when the turn is too long."""
+        if self._samples - self._worked < LISTEN_SAMPLES:
+            return False
+        if self._samples > self.longest * SAMPLE_RATE:
+            raise AudioError(f"the turn lasts longer than {self.longest:.0f} s: speak in shorter turns")
+        audio = np.concatenate(self._waiting)
+        self._waiting = [audio[LISTEN_SAMPLES:]]
+        self._worked += LISTEN_SAMPLES
+        units, self._ear = self._units(audio[:LISTEN_SAMPLES], end=False)
+        self._heard += units
+        self._session.hear(units)
+        return True
+
+    def transcribe(self) -> Answering:
+        """The rest of the transcript, as if the turn ended here."""
+        return self._open(self._transcribe())
+
+    def reply(
+        self,
+        mode: Mode = "text",
+        sampling: SamplingOptions | None = None,
+        seed: int = 0,
+        instructions: str | None = None,
+    ) -> Answering:
+        """Answer what was heard, or without any audio the message that ends the history.
+
+        instructions: take the place of the history's system text. Raises EngineError if there is nothing to answer.
+        """
+        if self._samples:
+            return self._open(self._reply(self._instructed(self._history, instructions), mode, sampling, seed))
+        earlier, last = self._history[:-1], self._history[-1:]
+        if not last or last[0].role != "user":
+            raise EngineError("there is nothing to answer: listen to some audio or give a text first")
+        text = _checked(last[0].text)
+        return self._open(self._reply_to(self._instructed(earlier, instructions), text, mode, sampling, seed))
+
+    def reply_to(
+        self,
+        text: str,
+        mode: Mode = "text",
+        sampling: SamplingOptions | None = None,
+        seed: int = 0,
+        instructions: str | None = None,
+    ) -> Answering:
+        """Answer a typed message; the turn's audio is not looked at. Raises TextError as `say` does."""
+        history = self._instructed(self._history, instructions)
+        return self._open(self._reply_to(history, _checked(text), mode, sampling, seed))
+
+    def say(self, text: str, sampling: SamplingOptions | None = None, seed: int = 0) -> Answering:
+        """Speak `text`. Raises TextError for text without a letter or digit, or of more than 1000 characters."""
+        return self._open(self._say(_checked(text), sampling, seed))
+
+    def close_answer(self) -> None:
+        """Stop the answer that is open, if any, and rewind."""
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            answer.close()
+
+    def _open(self, answer: Answering) -> Answering:
+        self.close_answer()
+        self._answer = answer
+        return answer
+
+    def _transcribe(self) -> Answering:
+        with self._closed_turn():
+            for piece in self._session.reply("text", None, 0):
+                if not isinstance(piece, Transcript):
+                    break
+                yield piece
+
+    def _reply(self, history: Sequence[Message], mode: Mode, sampling: SamplingOptions | None, seed: int) -> Answering:
+        # What waits is worked off before the history changes: then both histories have heard the same.
+        while self.work():
+            pass
+        with self._after(history), self._closed_turn():
+            yield from self._session.reply(mode, sampling, seed)
+
+    def _reply_to(
+        self, history: Sequence[Message], text: str, mode: Mode, sampling: SamplingOptions | None, seed: int
+    ) -> Answering:
+        with self._after(history):
+            yield from self._session.reply_to(text, mode, sampling, seed)
+
+    def _say(self, text: str, sampling: SamplingOptions | None, seed: int) -> Answering:
+        with self._after(self._history):
+            yield from self._session.say(text, sampling, seed)
+
+    def _units(self, audio: NDArray[np.float32], *, end: bool) -> tuple[list[int], SemanticState]:
+        wav = torch.from_numpy(audio).to(self._bundle.device)
+        units, ear = self._bundle.tokenizer.encode_semantic_chunk(wav, self._ear, end=end)
+        return units.tolist(), ear
+
+    @contextmanager
+    def _closed_turn(self) -> Iterator[None]:
+        """Hear the rest of the turn as its end, and take that back afterwards."""
+        while self.work():
+            pass
+        rest = np.concatenate([*self._waiting, np.zeros(0, np.float32)])
+        mark = self._session.mark()
+        # The ear's state is a value: not keeping the new one is what takes the end back.
+        units, _ = self._units(rest, end=True)
+        try:
+            self._session.hear(units)
+            yield
+        finally:
+            self._session.rewind(mark)
+
+    @contextmanager
+    def _after(self, history: Sequence[Message]) -> Iterator[None]:
+        """Let the turn, as far as it was heard, follow another history for a while."""
+        mark = self._session.mark()
+        try:
+            if tuple(history) != self._history:
+                self._session.begin_turn(history)
+                self._session.hear(self._heard)
+            yield
+        finally:
+            self._session.rewind(mark)
+
+    def _instructed(self, history: Sequence[Message], instructions: str | None) -> Sequence[Message]:
+        if instructions is None:
+            return history
+        return (Message("system", instructions), *(message for message in history if message.role != "system"))
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Consecutive sound: float32 (320 * (end_frame - start_frame),) in [-1, 1], and its units (one a frame)."""
+
+    pcm: NDArray[np.float32]
+    start_frame: int
+    end_frame: int
+    units: tuple[int, ...]
+
+
+class BlockCutter:
+    """Cuts a stream of units into the blocks of a schedule."""
+
+    def __init__(self, schedule: BlockSchedule) -> None:
+        self._schedule = schedule
+        self._blocks = 0
+        self._waiting: list[int] = []
+
+    def push(self, unit: int) -> tuple[int, ...] | None:
+        """Take one unit; the block that is now complete, if any."""
+        self._waiting.append(unit)
+        return self.finish() if len(self._waiting) == self._schedule.size(self._blocks) else None
+
+    def finish(self) -> tuple[int, ...] | None:
+        """What waits as a last, shorter block, or None."""
+        if not self._waiting:
+            return None
+        units, self._waiting = tuple(self._waiting), []
+        self._blocks += 1
+        return units
+
+
+class Speaker:
+    """A bundle's mouth: units in any of its voices. Keeps the encoded prompts of the voices used last."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        self._flow = StreamingFlow(bundle.perceptual, bundle.config.solver, bundle.config.blocks)
+        self._prompts: OrderedDict[int, tuple[Voice, FlowPrompt]] = OrderedDict()
+
+    def open(self, voice: Voice, seed: int) -> Utterance:
+        """A new utterance that starts at frame 0."""
+        return Utterance(self._bundle, self._flow, self._prompt(voice), seed)
+
+    def _prompt(self, voice: Voice) -> FlowPrompt:
+        known = self._prompts.pop(id(voice), None)
+        if known is None:
+            v1 = self._bundle.tokenizer.semantic_latents(voice.units[None])[0]
+            known = voice, self._flow.prompt(voice.latents, v1)
+        self._prompts[id(voice)] = known  # the voice is kept too, so that its id stays its own
+        while len(self._prompts) > _PROMPTS_KEPT:
+            self._prompts.popitem(last=False)
+        return known[1]
+
+
+class Utterance:
+    """One answer's sound on its way, block by block."""
+
+    def __init__(self, bundle: Bundle, flow: StreamingFlow, prompt: FlowPrompt, seed: int) -> None:
+        self._tokenizer = bundle.tokenizer
+        self._device = bundle.device
+        self._flow = flow
+        self._state = flow.open(seed, prompt)
+        self._decoder = bundle.tokenizer.decoder_state(1)
+
+    def speak(self, units: Sequence[int]) -> Block:
+        """Sound of the next block of 1 .. longest-block units. Raises EngineError if the models' numbers break down."""
+        start = self._state.frame
+        v1 = self._tokenizer.semantic_latents(torch.tensor([units], device=self._device))
+        latents = self._flow.step(v1, self._state)
+        wav, self._decoder = self._tokenizer.decode_chunk(latents, self._decoder)
+        pcm = wav[0, 0].float().cpu().numpy()
+        if not np.isfinite(pcm).all():
+            raise EngineError(f"the sound from frame {start} on is not finite: the model's weights are broken")
+        return Block(np.clip(pcm, -1.0, 1.0), start, self._state.frame, tuple(units))
+
+
+def speak_units(
+    speaker: Speaker, units: Sequence[int], schedule: BlockSchedule, voice: Voice, seed: int
+) -> Iterator[Block]:
+    """Sound of units that are all known."""
+    utterance = speaker.open(voice, seed)
+    start = 0
+    for length in schedule.lengths(len(units)):
+        yield utterance.speak(units[start : start + length])
+        start += length
+
+
+def make_voice(bundle: Bundle, pcm: NDArray[np.float32], name: str) -> Voice:
+    """A voice from a recording, float32 (N,) at 16 kHz: of a long one the loudest three seconds.
+
+    Raises AudioError, naming the voice, for less than half a second, silence, or samples that are not finite.
+    """
+    if len(pcm) < MIN_VOICE_SECONDS * SAMPLE_RATE:
+        raise AudioError(
+            f"voice {name!r} is {len(pcm) / SAMPLE_RATE:.2f} s long: record at least {MIN_VOICE_SECONDS:g} s of speech"
+        )
+    if not np.isfinite(pcm).all():
+        raise AudioError(f"voice {name!r} holds NaN or infinite samples: record it again")
+    if float(np.abs(pcm).max()) < 1e-3:
+        raise AudioError(f"voice {name!r} is silent: record at least {MIN_VOICE_SECONDS:g} s of speech")
+    frames = len(pcm) // HOP
+    longest = int(MAX_VOICE_SECONDS * SAMPLE_RATE) // HOP
+    if frames > longest:
+        energy = np.concatenate([[0.0], np.cumsum(np.square(pcm[: frames * HOP].reshape(frames, HOP)).sum(1))])
+        start = int(np.argmax(energy[longest:] - energy[:-longest]))
+        pcm = pcm[start * HOP : (start + longest) * HOP]
+    wav = torch.from_numpy(np.ascontiguousarray(pcm[: len(pcm) // HOP * HOP])).to(bundle.device)
+    codes = bundle.tokenizer.encode(wav[None, None])
+    return Voice(name, codes[0, 0].clone(), bundle.tokenizer.latents(codes)[0].float().clone())
+
+
+def _checked(text: str) -> str:
+    """Text that can be spoken, as ASCII. Raises TextError."""
+    if len(text) > MAX_TEXT:
+        raise TextError(f"the text has {len(text)} characters: give at most {MAX_TEXT} at a time")
+    folded = to_ascii(text)
+    if not any(character.isalnum() for character in folded):
+        raise TextError("there is nothing to say: give text with at least one letter or digit")
+    return folded

@@ -1,0 +1,57 @@
+"""The language model's thread: every slot in turn gets one small burst of work."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from itertools import chain
+
+import torch
+
+from .slots import Command, Slot
+
+
+class ListeningThread:
+    """Runs the slots, round robin. `changed` guards their inboxes and is notified of every command."""
+
+    def __init__(self, slots: Sequence[Slot], changed: threading.Condition, now: Callable[[], float]) -> None:
+        self._slots = slots
+        self._changed = changed
+        self._now = now
+        self._next = 0
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="speechgpt-gen listening", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after its present burst; blocks until it has."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        torch.set_num_threads(1)
+        with torch.inference_mode():
+            while (due := self._wait()) is not None:
+                slot, command = due
+                slot.work(command)
+
+    def _wait(self) -> tuple[Slot, Command | None] | None:
+        """The next slot that has work to do; None when the thread is to end."""
+        with self._changed:
+            while not self._stopping:
+                now, soonest = self._now(), float("inf")
+                for index in chain(range(self._next, len(self._slots)), range(self._next)):
+                    slot = self._slots[index]
+                    when = slot.due()
+                    if when is None:
+                        continue
+                    if when <= now:
+                        self._next = (index + 1) % len(self._slots)
+                        return slot, slot.next_command()
+                    soonest = min(soonest, when)
+                self._changed.wait(None if soonest == float("inf") else soonest - now)
+        return None

@@ -1,0 +1,101 @@
+"""The speaking thread: blocks of units of every conversation become sound, whoever waits for a first block first."""
+
+from __future__ import annotations
+
+import heapq
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from itertools import count
+from typing import TypeVar
+
+import torch
+
+from ...models.generation import Speaker, Utterance
+from .protocol import Audio
+from .slots import Answer, SpeechJob, one_line
+
+T = TypeVar("T")
+Job = Callable[[], None]
+
+
+class SpeakingThread:
+    """Runs the perceptual model and the speech tokenizer. Jobs of one answer keep their order."""
+
+    def __init__(self, speaker: Speaker) -> None:
+        self._speaker = speaker
+        self._utterances: dict[Answer, Utterance] = {}
+        self._jobs: list[tuple[bool, int, Job]] = []
+        self._order = count()
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="speechgpt-gen speaking", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Drop what waits and end the thread; blocks until it has."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join()
+
+    def speak(self, job: SpeechJob) -> None:
+        """Queue a block."""
+        self._queue(lambda: self._speak(job), later=job.units is None or job.index > 0)
+
+    def call(self, function: Callable[[], T]) -> Future[T]:
+        """Queue some other use of the speech tokenizer."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(function())
+            except Exception as error:
+                future.set_exception(error)
+
+        self._queue(run, later=True)
+        return future
+
+    def forget(self) -> None:
+        """Let go of the answers that are over."""
+        self._queue(lambda: None, later=True)
+
+    def _queue(self, job: Job, *, later: bool) -> None:
+        with self._changed:
+            heapq.heappush(self._jobs, (later, next(self._order), job))
+            self._changed.notify()
+
+    def _run(self) -> None:
+        torch.set_num_threads(1)
+        with torch.inference_mode():
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._jobs or self._stopping)
+                    if self._stopping:
+                        return
+                    *_, job = heapq.heappop(self._jobs)
+                job()
+                del job  # or an answer's state would live until the next job comes
+                for answer in [answer for answer in self._utterances if answer.generation.over]:
+                    del self._utterances[answer]
+
+    def _speak(self, job: SpeechJob) -> None:
+        generation = job.answer.generation
+        if generation.over:
+            return
+        try:
+            if job.units is None:
+                generation.finish("length" if job.length_reached else "completed")
+                return
+            utterance = self._utterances.get(job.answer)
+            if utterance is None:
+                utterance = self._utterances[job.answer] = self._speaker.open(job.answer.voice, job.answer.seed)
+            if job.units:
+                block = utterance.speak(job.units)
+                generation.put(Audio(block.pcm, block.start_frame, block.end_frame))
+        except Exception as error:
+            generation.finish("failed", one_line(error))
