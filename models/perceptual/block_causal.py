@@ -108,7 +108,7 @@ class Block(nn.Module):
         attended = self._attend(torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), scale), rotation, mask, remember)
         x = torch.addcmul(x, gate, attended)
         h = torch.addcmul(ff_shift, F.layer_norm(x, x.shape[-1:]), ff_scale)
-        return torch.addcmul(x, ff_gate, self.down(F.gelu(self.up(h), approximate="tanh")))
+        return torch.addcmul(x, ff_gate, self.down(F.silu(self.up(h))))
 
     def _attend(
         self,

@@ -141,7 +141,7 @@ def test_loss_counts_valid_target_frames_alone() -> None:
     torch.testing.assert_close(loss(padded), loss(latents))
     other = latents.clone()
     other[1, 18] += 5.0
-    assert abs(float(loss(other) - loss(latents))) > 1e-3
+    assert abs(float((loss(other) - loss(latents)).detach())) > 1e-3
 
 
 def test_it_learns_a_toy_relation() -> None:
@@ -157,5 +157,6 @@ def test_it_learns_a_toy_relation() -> None:
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         optimiser.zero_grad()
-        losses.append(float(loss))
-    assert sum(losses[-20:]) < 0.35 * sum(losses[:10]) * 2
+        losses.append(float(loss.detach()))
+    first, last = sum(losses[:10]) / 10, sum(losses[-20:]) / 20
+    assert last < 0.2 * first

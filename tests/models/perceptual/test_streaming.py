@@ -1,6 +1,7 @@
 """A stream equals the offline masked run, whatever the arrival of its units."""
 
 import itertools
+from typing import Literal
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from speechgpt_gen.kernels.linear import quantize_linears_
 from speechgpt_gen.models.perceptual.block_causal import BlockCausalConfig, BlockCausalFlow
 from speechgpt_gen.models.perceptual.flow_matching import Solver
 from speechgpt_gen.models.perceptual.schedule import BlockSchedule
@@ -173,6 +175,20 @@ def test_bf16_weights_stream_close_to_offline() -> None:
     got = streamed(flow, units(), [], flow.prompt(*voice()))
     assert got.dtype == torch.float32
     assert float((got - offline).norm() / offline.norm()) < 2e-2
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("bf16", 2e-2), ("int8", 5e-2)])
+def test_lighter_linears_stay_close_and_arrival_still_changes_nothing(
+    dtype: Literal["bf16", "int8"], bound: float
+) -> None:
+    solver, whole = Solver("euler", 2), units()
+    exact = streamed(StreamingFlow(awake(), solver, SCHEDULE), whole, [])
+    model = awake()
+    quantize_linears_(model.blocks, dtype)
+    flow = StreamingFlow(model, solver, SCHEDULE)
+    got = streamed(flow, whole, [])
+    assert 0 < float((got - exact).norm() / exact.norm()) < bound
+    assert torch.equal(got, streamed(flow, whole, [1] * FRAMES))
 
 
 def test_misuse_is_named() -> None:
