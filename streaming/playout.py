@@ -161,9 +161,8 @@ class Playout:
     def pull(self, n: int) -> Pcm:
         """The next n samples for the listener, (n,): speech, or silence where there is none."""
         out = np.zeros(n, np.float32)
-        filled = min(n, len(self._fade))
-        out[:filled] = self._fade[:filled]
-        self._fade = self._fade[filled:]
+        fade, self._fade = self._fade[:n], self._fade[n:]
+        filled = 0
         while filled < n and self._voices:
             voice = self._voices[0]
             taken = voice.take(n - filled)
@@ -175,7 +174,9 @@ class Playout:
             if self._voices and self._voices[0] is voice and filled < n:
                 self._starve(voice, out, filled)
                 break
-        self._last_block = out
+        # Added, not put in front: a fade never delays what comes after it.
+        out[: len(fade)] += fade
+        self._last_block = out if n else self._last_block
         return out
 
     def _voice(self, generation: int) -> _Voice | None:

@@ -36,6 +36,8 @@ class WebRtcVad:
 
     def __init__(self, aggressiveness: int = 2) -> None:
         self._aggressiveness = aggressiveness
+        self._background = LOWEST_DB
+        self._hangover = 0
         self.reset()
 
     def speech(self, pcm: Pcm) -> float:

@@ -69,6 +69,33 @@ def test_any_cut_gives_the_same_sound(pushes: list[tuple[int, int]], pulls: list
     assert drained == sorted(set(generations))
 
 
+@settings(max_examples=60, deadline=None)
+@given(steps=st.lists(st.tuples(st.booleans(), st.integers(0, 500)), max_size=30))
+def test_nothing_is_lost_or_heard_twice(steps: list[tuple[bool, int]]) -> None:
+    """However pushes and pulls alternate: heard and waiting add up, and every gap counts once."""
+    playout = Playout()
+    pushed = heard = gaps = 0
+    dry = False
+    for push, n in steps:
+        if push:
+            playout.push(1, np.full(n, 0.5, np.float32))
+            pushed += n
+        else:
+            taken = min(n, pushed - heard)
+            heard += taken
+            dry = dry and not taken
+            if taken < n and heard and not dry:
+                dry = True
+                gaps += 1
+            assert len(playout.pull(n)) == n
+        assert (playout.heard(1), playout.waiting, playout.underruns) == (heard, pushed - heard, gaps)
+    playout.end(1)
+    playout.pull(pushed + 2 * FADE)
+    assert playout.heard(1) == pushed
+    assert playout.playing is None
+    assert np.all(playout.pull(FRAME) == 0)
+
+
 def test_stop_reports_what_was_heard_and_fades() -> None:
     playout = Playout()
     drained: list[int] = []
@@ -140,11 +167,12 @@ def test_an_underrun_is_counted_once_per_gap_and_does_not_click() -> None:
     playout.pull(FRAME)
     assert playout.underruns == 0, "waiting for the first sample is not an underrun"
     playout.push(1, tone(FRAME + 40))
-    sound = [playout.pull(FRAME), playout.pull(FRAME), playout.pull(FRAME)]
+    sound = [playout.pull(n) for n in (FRAME, 0, FRAME, FRAME)]
     assert playout.underruns == 1
     playout.push(1, tone(FRAME))
     sound.append(playout.pull(FRAME))
     assert playout.underruns == 1
+    playout.pull(0)
     sound.append(playout.pull(FRAME))
     assert playout.underruns == 2, "a gap that begins at the edge of a pull counts too"
     heard = np.concatenate(sound)
