@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint import load_state, load_strict
+from ..config import from_json
 from ..errors import AudioError, ConfigError, ModelNotFoundError
 from .quantization import ResidualVectorQuantizer
 from .seanet import Activation, SEANetDecoder, SEANetEncoder
@@ -43,38 +44,22 @@ class SpeechTokenizerConfig:
     sample_rate: int = 16000
 
     def __post_init__(self) -> None:
+        if not self.strides:
+            raise ConfigError("speech tokenizer: strides must not be empty")
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name == "bidirectional":
-                valid, wanted = isinstance(value, bool), "true or false"
-            elif field.name == "activation":
-                valid, wanted = value in ("ELU", "Snake"), "ELU or Snake"
-            elif field.name == "strides":
-                valid, wanted = (
-                    bool(value) and all(_whole(item, 1) for item in value),
-                    "a list of positive whole numbers",
-                )
-            else:
-                least = 0 if field.name in ("lstm_layers", "n_residual_layers") else 1
-                valid, wanted = _whole(value, least), f"a whole number of at least {least}"
-            if not valid:
-                raise ConfigError(f"speech tokenizer: {field.name} must be {wanted}, not {value!r}")
+            least = 0 if field.name in ("lstm_layers", "n_residual_layers") else 1
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, int) and not isinstance(number, bool) and number < least:
+                    raise ConfigError(f"speech tokenizer: {field.name} must be at least {least}, not {number}")
         if self.residual_kernel_size % 2 == 0:
             raise ConfigError(f"speech tokenizer: residual_kernel_size must be odd, not {self.residual_kernel_size}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "SpeechTokenizerConfig":
         """Read a published configuration; its many training keys are ignored. Raises ConfigError for a wrong value."""
-        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
-        if isinstance(known.get("strides"), list):
-            known["strides"] = tuple(known["strides"])
-        elif "strides" in known:
-            raise ConfigError(f"speech tokenizer: strides must be a list, not {known['strides']!r}")
-        return cls(**known)
-
-
-def _whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+        known = {field.name for field in fields(cls)}
+        return from_json(cls, {key: value for key, value in values.items() if key in known}, "speech tokenizer")
 
 
 class SpeechTokenizer(nn.Module):
