@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Final
 
 from num2words import num2words
@@ -57,19 +58,23 @@ _ABBREVIATIONS: Final = {
     "approx.": "approximately",
 }
 _SIGNS: Final = {
+    "\u00d7": " times ",
+    "\u00f7": " divided by ",
+    "\u2026": ". ",
+    "\u00b2": " squared ",
+    "\u00b3": " cubed ",
+    "\u00bd": " 1/2 ",
+    "\u00bc": " 1/4 ",
+    "\u00be": " 3/4 ",
+}
+_ASCII_SIGNS: Final = {
     "&": " and ",
     "+": " plus ",
     "=": " equals ",
     "@": " at ",
     "%": " percent ",
-    "\u00d7": " times ",
-    "\u00f7": " divided by ",
-    "\u2026": ". ",
 }
 _FRACTIONS: Final = {
-    "\u00bd": "one half",
-    "\u00bc": "one quarter",
-    "\u00be": "three quarters",
     "1/2": "one half",
     "1/3": "one third",
     "2/3": "two thirds",
@@ -107,6 +112,9 @@ def normalise(text: str) -> str:
     """
     if len(text) > MAX_CHARACTERS:
         raise TextError(f"the text has {len(text)} characters: give at most {MAX_CHARACTERS} at a time")
+    for sign, spoken in _SIGNS.items():
+        text = text.replace(sign, spoken)
+    text = unicodedata.normalize("NFKC", text).replace("\u2044", "/")
     text = _LINK.sub(r"\1", text)
     text = _SCHEME.sub("", text)
     text = re.sub(r"\s*\u2014\s*|\s+[\u2013-]+\s+", ", ", text)
@@ -123,11 +131,12 @@ def normalise(text: str) -> str:
     text = _RANGE.sub(" to ", text)
     text = _YEAR.sub(lambda m: _words(m[1], "year"), text)
     text = _PLAIN.sub(_number, text)
-    for sign, spoken in _SIGNS.items():
+    for sign, spoken in _ASCII_SIGNS.items():
         text = text.replace(sign, spoken)
     text = re.sub(r"(?<=\w)/(?=\w)", " ", text)
     text = _UNSPOKEN.sub(" ", to_ascii(text))
     text = re.sub(r"\s+(?=[.,!?;:])", "", text)
+    text = re.sub(r"(?<=[A-Za-z]{2}[.,!?;:])(?=[A-Za-z]{2})", " ", text)
     words = [word for word in text.split() if any(c.isalnum() for c in word)]
     if not words:
         raise TextError("the text has nothing that can be spoken: give at least one letter or digit")
@@ -175,7 +184,7 @@ def _time(match: re.Match[str]) -> str:
 
 
 def _number(match: re.Match[str]) -> str:
-    before = " " if match.start() and match.string[match.start() - 1].isalnum() else ""
+    before = " " if match.start() and match.string[match.start() - 1] not in " -'\"([" else ""
     after = " " if match.end() < len(match.string) and match.string[match.end()].isalpha() else ""
     whole, _, fraction = match["number"].replace(",", "").partition(".")
     minus = "minus " if match["minus"] else ""
