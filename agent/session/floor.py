@@ -93,6 +93,7 @@ class Floor:
         self._received = 0
         self._offset = 0
         self._owed = False
+        self._held = False
         self._voice: str | None = None
         self.configure(session)
 
@@ -116,19 +117,31 @@ class Floor:
     # The user speaks -----------------------------------------------------------------------------------------------
 
     def hear(self, pcm: Pcm) -> None:
-        """The user's microphone, (N,) at 16 kHz. Raises EventError when a manual turn grows too long."""
+        """The user's microphone, (N,) at 16 kHz. Raises EventError when appended sound makes a turn too long."""
         self._received += len(pcm)
         metrics.AUDIO_SECONDS.labels("received").inc(seconds(len(pcm)))
         if self._session.audio.input.turn_detection is not None:
             for event in self._segmenter.push(pcm):
                 self._on_turn(event)
-            return
-        self.turn = self.turn or self._new_speech()
-        if self.turn.samples + len(pcm) > samples(self._settings.max_turn_s):
-            limit = self._settings.max_turn_s
-            raise EventError("input_audio_buffer_full", f"a turn may last {limit:g} s: commit or clear the buffer")
-        self.turn.append(pcm)
-        self._feed(self.turn)
+        else:
+            self._hear_by_hand(pcm)
+
+    def _hear_by_hand(self, pcm: Pcm) -> None:
+        """Manual turns. A track never pauses: between turns only the last of it is kept, and the engine is spared.
+
+        A client with a track marks the begin of a turn by clearing the buffer.
+        """
+        turn = self.turn = self.turn or self._new_speech()
+        if turn.samples + len(pcm) > samples(self._settings.max_turn_s):
+            if self._in_events:
+                limit = self._settings.max_turn_s
+                raise EventError("input_audio_buffer_full", f"a turn may last {limit:g} s: commit or clear the buffer")
+            if self._held:
+                return
+            turn.drop(len(pcm))
+        turn.append(pcm)
+        if self._in_events or self._held:
+            self._feed(turn)
 
     def commit(self) -> None:
         """End the user's turn by hand. Raises EventError when there is next to nothing in it."""
@@ -142,11 +155,13 @@ class Floor:
                 "input_audio_buffer_commit_empty",
                 f"the buffer holds {milliseconds(length):.0f} ms of audio: append at least {MIN_COMMIT_MS} ms",
             )
+        self._held = False
         self._transcribe(self._add_turn(self.turn))
 
     def clear(self) -> None:
         """Forget the user's turn."""
         self._drop_turn()
+        self._held = True
         self._emit(events.AudioCleared())
 
     def _on_turn(self, event: TurnEvent) -> None:

@@ -106,13 +106,15 @@ class Reply:
         status: Status = "completed" if whole else "incomplete"
         where = {"response_id": self.id, "item_id": self.item_id}
         if self.modality == "audio":
+            # An answer that was cut off at its longest may have begun a word that has no sound.
+            spoken = self.generated + 1 if whole else self.generated
             if heard is None:
-                self.caption(self.generated + 1)
+                self.caption(spoken)
                 if self.encoder is not None:
                     self._send_audio(self.encoder.flush())
             self.heard = self.generated if heard is None else heard
             self.entry.words, self.entry.total = list(self.words), self.generated
-            words = [w.text for w in self.words] if heard is None else heard_words(self.words, heard, self.generated)
+            words = self._captions if heard is None else heard_words(self.words, heard, self.generated)
             text = " ".join(words)
             self.emit(OutputAudioDone(**where))
             self.emit(OutputTranscriptDone(**where, transcript=text))

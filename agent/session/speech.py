@@ -27,6 +27,13 @@ class UserSpeech:
         self.chunks.append(pcm)
         self.samples += len(pcm)
 
+    def drop(self, count: int) -> None:
+        """Forget the first chunks, at least `count` samples; only before an engine has heard them."""
+        while self.chunks and count > 0:
+            gone = len(self.chunks.pop(0))
+            self.samples -= gone
+            count -= gone
+
     def heard(self, transcript: str) -> None:
         """The transcript so far. Only what continues the words already sent is sent; the end sets the rest right."""
         if self.complete or not transcript.startswith(self.transcript) or transcript == self.transcript:
