@@ -1,0 +1,40 @@
+# Each target works alone on a fresh clone; a second run starts in seconds.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: serve test fast clean
+
+serve: $(VENV)/.serve
+	$(BIN)/speechgpt-gen serve
+
+# The whole suite; `make fast` leaves out what takes more than a few seconds.
+test: $(VENV)/.test web_client/node_modules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p speechgpt_gen
+	$(BIN)/lint-imports
+	npm --prefix web_client run --silent check
+	$(BIN)/pytest
+
+fast: $(VENV)/.test
+	$(BIN)/pytest -m "not slow and not browser"
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.serve: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $@ $(VENV)/.serve
+
+web_client/node_modules: web_client/package.json web_client/package-lock.json
+	npm --prefix web_client ci --silent
+	touch $@
+
+clean:
+	rm -rf $(VENV) web_client/node_modules build *.egg-info
