@@ -57,6 +57,8 @@ async def connect_client(
     Raises:
         ServerError: unreachable, refused, or no connection within 15 s.
     """
+    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+        raise ServerError(f"{url!r} is no address of a server: write http://host:port")
     kind = WebRtcClient if transport == "webrtc" else WebSocketClient
     client = kind(url.rstrip("/"), clock, token)
     try:

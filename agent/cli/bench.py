@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ..bench.conversation import PARTS, Turn
 from .errors import user_errors
+from .offline import Device, Model, Precision, load_model
 
 app = typer.Typer(no_args_is_help=True, help="Measure a running server or the engine.")
 
@@ -57,6 +58,35 @@ def conversation(
         console.print(_table(figures))
     if figures["failed"] == len(results):
         raise typer.Exit(1)
+
+
+@app.command()
+@user_errors
+def engine(
+    *,
+    model: Model = "nano",
+    device: Device = "auto",
+    precision: Precision = None,
+    turns: Annotated[int, typer.Option(min=1, max=1000, help="How often to speak the sentence.")] = 5,
+    text: Annotated[str | None, typer.Option(help="Sentence to speak.")] = None,
+    heard: Annotated[Path | None, typer.Option("--audio", help="Recording to listen to; default: noise.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure the engine without a server: ms per unit, real-time factor, core-seconds per second of speech."""
+    from ...models.audio import load_audio
+    from ...streaming.engine.bench import TEXT, measure
+
+    recording = load_audio(heard, max_seconds=30) if heard is not None else None
+    bundle = load_model(model, device, precision).bundle
+    figures = measure(bundle, text or TEXT, turns, recording).to_json()
+    if json_:
+        typer.echo(json.dumps(figures))
+        return
+    table = Table("figure", "value", title=f"engine of {figures['model']} on {figures['device']}, {turns} turns")
+    for name, value in figures.items():
+        if isinstance(value, float):
+            table.add_row(name, f"{value:.3f}")
+    Console().print(table)
 
 
 def register(root: typer.Typer) -> None:

@@ -32,6 +32,9 @@ CHANNEL = "oai-events"
 MAX_MESSAGE = 256 * 1024
 """Bytes of one data-channel message: what aiortc announces in the answer, but does not enforce."""
 
+MAX_WAITING = 256
+"""Client events that may wait to be worked off; a data channel cannot be told to wait, so a flood ends the call."""
+
 _TICK = 0.02
 _GRACE = 2.0
 """Seconds that a conversation may take to end by itself before it is cancelled."""
@@ -100,6 +103,7 @@ class Call:
         self._clock = clock
         self._on_end = on_end
         self._outbox: Outbox | None = None
+        self._inbox: asyncio.Queue[str] = asyncio.Queue(MAX_WAITING)
         self._hung_up = asyncio.Event()
         self._peer: RTCPeerConnection | None = None
         self._talk: asyncio.Task[None] | None = None
@@ -166,20 +170,30 @@ class Call:
         assert self._talk is not None
         talk = self._talk
         talk.add_done_callback(lambda _: self._end("conversation_ended"))
-        watch = asyncio.create_task(self._watch(), name=f"watch of {self.id}")
+        work = [
+            asyncio.create_task(self._watch(), name=f"watch of {self.id}"),
+            asyncio.create_task(self._read(), name=f"events of {self.id}"),
+        ]
         try:
             await self._hung_up.wait()
         finally:
-            watch.cancel()
+            for task in work:
+                task.cancel()
             self.conversation.close(self.reason or "server_stopped")
             await asyncio.wait({talk}, timeout=_GRACE)
             talk.cancel()
-            await asyncio.gather(talk, watch, return_exceptions=True)
+            await asyncio.gather(talk, *work, return_exceptions=True)
             if not talk.cancelled() and (error := talk.exception()) is not None:
                 log.error("call %s: the conversation failed", self.id, exc_info=error)
             await self._close_peer()
             log.info("call %s ended: %s; %s", self.id, self.reason, self.receiver.stats)
             self._on_end(self)
+
+    async def _read(self) -> None:
+        """Bring client events to the conversation, no faster than it works them off."""
+        while True:
+            self.conversation.receive(await self._inbox.get())
+            await self.conversation.settled()
 
     async def _watch(self) -> None:
         """Keep the receiver's time; end a call that never connects or whose peer has gone silent in every way."""
@@ -247,7 +261,10 @@ class Call:
             )
             self._send(error.event())
             return
-        self.conversation.receive(message)
+        try:
+            self._inbox.put_nowait(message)
+        except asyncio.QueueFull:
+            self._end("flooded")
 
 
 async def _packets_received(peer: RTCPeerConnection) -> int:

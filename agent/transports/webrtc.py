@@ -6,12 +6,14 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from aiortc.rtcicetransport import parse_stun_turn_uri
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from ...models.errors import ConfigError, EngineFullError, SpeechGPTGenError
 from ...streaming.clock import Clock, RealClock
 from ...streaming.engine.protocol import Engine
+from .. import metrics
+from ..security import refusal
 from ..settings import Settings
 from .call import Call
 from .offer import CallError, Offer, read_offer
@@ -117,16 +119,16 @@ def _guarded(handler: Handler) -> Handler:
         try:
             return await handler(request)
         except CallError as error:
-            return _refusal(error.status, error.code, str(error))
+            return _refuse(error.status, error.code, error)
         except EngineFullError as error:
-            return _refusal(503, "session_limit_reached", str(error), {"Retry-After": str(RETRY_AFTER)})
+            return _refuse(503, "session_limit_reached", error)
         except SpeechGPTGenError as error:
-            return _refusal(400, "invalid_request", str(error))
+            return _refuse(503, "engine_error", error)
 
     return guarded
 
 
-def _refusal(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    error = {"type": kind, "code": code, "message": " ".join(message.split())}
-    return JSONResponse({"error": error}, status_code=status, headers=headers)
+def _refuse(status: int, code: str, error: Exception) -> Response:
+    metrics.REFUSED.labels("full" if code == "session_limit_reached" else code).inc()
+    headers = {"Retry-After": str(RETRY_AFTER)} if status == 503 else None
+    return refusal(status, code, " ".join(str(error).split()), headers)

@@ -80,29 +80,24 @@ async def converse(websocket: WebSocket, engine: Engine, settings: Settings, clo
         await _refuse(websocket, "session_limit_reached" if full else "engine_error", str(error))
         return
     talk = asyncio.create_task(conversation.run())
+    tasks = {talk}
     try:
         offered = websocket.scope.get("subprotocols", [])
         # Browsers close a connection that does not answer with a subprotocol they have offered.
         await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
-        tasks = {
-            talk,
-            asyncio.create_task(_read(websocket, conversation)),
-            asyncio.create_task(outbox.drain(websocket)),
-        }
+        tasks |= {asyncio.create_task(_read(websocket, conversation)), asyncio.create_task(outbox.drain(websocket))}
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    except WebSocketDisconnect:
-        tasks = {talk}
     finally:
         conversation.close(GONE)
-        await asyncio.wait({talk})
-    for task in tasks - {talk}:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    failure = talk.exception() if not talk.cancelled() else None
-    if failure is not None:
-        log.error("a conversation failed", exc_info=failure)
+        for task in tasks - {talk}:
+            task.cancel()
+        # If the server cancels us here, the conversation still ends by itself: it has been told.
+        await asyncio.wait(tasks)
+    failures = {task: task.exception() for task in tasks if not task.cancelled()}
+    if failures.get(talk) is not None:
+        log.error("a conversation failed", exc_info=failures[talk])
     if conversation.reason != GONE:
-        await _say_goodbye(websocket, outbox, conversation.reason or "", 1011 if failure is not None else None)
+        await _say_goodbye(websocket, outbox, conversation.reason or "", 1011 if failures.get(talk) else None)
 
 
 async def _read(websocket: WebSocket, conversation: Conversation) -> None:
