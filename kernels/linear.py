@@ -36,8 +36,9 @@ class Int8Linear(nn.Module):
         self._reduce_range = not torch.cpu._is_vnni_supported()
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = torch.ops.quantized.linear_dynamic(x.float(), self._packed, reduce_range=self._reduce_range)
-        return out
+        rows = x.float() if x.ndim > 1 else x.float()[None]  # the operator wants rows
+        out: Tensor = torch.ops.quantized.linear_dynamic(rows, self._packed, reduce_range=self._reduce_range)
+        return out if x.ndim > 1 else out[0]
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"

@@ -246,7 +246,7 @@ def _placed(bundle: Bundle, device: torch.device, precision: str) -> Bundle:
     for module in (bundle.tokenizer, bundle.semantic, bundle.perceptual):
         module.to(device)
     if precision == "int8":
-        quantize_linears_(bundle.semantic)
+        quantize_linears_(bundle.semantic.fuse_())
         # The few layers at the flow's edges see time and latents as they are; they are cheap, so they stay exact.
         quantize_linears_(bundle.perceptual.blocks)
     else:

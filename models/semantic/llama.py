@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...kernels.attention import attention_with_kvcache
+from ...kernels.attention import attend, attention_with_kvcache
 from ..errors import ConfigError
 from .cache import KVCache
 
@@ -229,9 +229,8 @@ class _Attention(nn.Module):
         else:
             # Repeating the few key heads is quicker on a CPU than SDPA's own grouping, which leaves the fused kernel.
             k, v = (t.repeat_interleave(self.groups, dim=2) if self.groups > 1 else t for t in (k, v))
-            attended = F.scaled_dot_product_attention(
-                q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, is_causal=mask is None
-            ).transpose(1, 2)
+            q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+            attended = attend(q, k, v, mask, causal=mask is None).transpose(1, 2)
         out: Tensor = self.o_proj(attended.reshape(batch, new, -1))
         return out
 

@@ -1,5 +1,6 @@
 """The session against a decoder that feeds token by token without a cache, and against itself cut in other ways."""
 
+import copy
 from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import pairwise
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from speechgpt_gen.kernels.linear import quantize_linears_
 from speechgpt_gen.models.errors import EngineError, TextError
 from speechgpt_gen.models.semantic import layout, sequences
 from speechgpt_gen.models.semantic.llama import SemanticConfig, SemanticModel
@@ -244,6 +246,21 @@ def test_the_seed_decides(mode: layout.Mode) -> None:
 
     assert answer(1) == answer(1)
     assert answer(1) != answer(2)
+
+
+def test_a_light_model_holds_a_conversation_and_repeats_itself() -> None:
+    light = quantize_linears_(copy.deepcopy(model()).fuse_())
+    assert isinstance(light, SemanticModel)
+
+    def answer() -> list[Piece]:
+        session = SemanticSession(light, VOCABULARY, limits=LIMITS)
+        session.begin_turn(HISTORY)
+        session.hear(some_units(12))
+        return list(session.reply("direct", LIVELY, 5))
+
+    pieces = answer()
+    assert pieces == answer()
+    assert sum(isinstance(p, Unit) for p in pieces) >= 3
 
 
 def test_a_common_history_is_not_computed_again() -> None:
