@@ -75,7 +75,7 @@ class StreamSink:
         self._stream = stream
 
     def write(self, pcm: NDArray[np.float32]) -> None:
-        self._send(np.round(np.clip(pcm, -1, 1) * 32767).astype("<i2").tobytes())
+        self._send(np.clip(np.round(pcm * 32768), -32768, 32767).astype("<i2").tobytes())
 
     def __enter__(self) -> StreamSink:
         riff = struct.pack("<4sI4s", b"RIFF", 0xFFFFFFFF, b"WAVE")
