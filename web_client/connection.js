@@ -112,14 +112,14 @@ export class Connection {
     }
   }
 
-  /** Hang up, and stop trying. */
-  close() {
+  /** Hang up, and stop trying. @param {Failure | null} [failure] Why, unless the user wanted it. */
+  close(failure = null) {
     if (!this.lifetime) return;
     this.lifetime.abort(new Error("closed"));
     this.lifetime = null;
     this.hurry();
     this.#drop();
-    this.handlers.status({ state: "closed", failure: null });
+    this.handlers.status({ state: "closed", failure });
   }
 
   /** @param {ClientEvent} event @returns {boolean} Whether there was an open channel to send it on. */

@@ -4,7 +4,7 @@
 
 /**
  * @typedef {"insecure" | "denied" | "missing" | "busy" | "full" | "warming" | "unreachable" | "blocked" | "lost"
- *   | "token" | "refused"} FailureKind
+ *   | "ended" | "token" | "refused"} FailureKind
  */
 
 /** @type {Record<FailureKind, { title: string, advice: string, retry: boolean }>} */
@@ -30,7 +30,7 @@ const WORDS = {
     retry: false,
   },
   full: { title: "The server is full", advice: "All of its places are taken. You get the next free one.", retry: true },
-  warming: { title: "The server is waking up", advice: "It is still loading its voice.", retry: true },
+  warming: { title: "The server is not ready yet", advice: "It is still loading its voice.", retry: true },
   unreachable: { title: "The server cannot be reached", advice: "It may be restarting, or the network is down.", retry: true },
   blocked: {
     title: "The sound could not get through",
@@ -38,6 +38,7 @@ const WORDS = {
     retry: true,
   },
   lost: { title: "The connection was lost", advice: "What was said is kept.", retry: true },
+  ended: { title: "The conversation has ended", advice: "Press the button to begin another.", retry: false },
   token: { title: "This server asks for a token", advice: "Enter it in Settings, then press the button again.", retry: false },
   refused: { title: "The server said no", advice: "", retry: false },
 };
@@ -88,9 +89,25 @@ export function callFailure(status, body, retryAfter) {
   const seconds = Number(retryAfter) > 0 ? Number(retryAfter) : null;
   if (code === "session_limit_reached" || status === 429) return new Failure("full", { retryAfter: seconds });
   if (status === 401) return new Failure("token");
-  if (status === 503) return new Failure("warming", { retryAfter: seconds });
+  if (status === 503) return new Failure("warming", { advice: sentence(message), retryAfter: seconds });
   if (status >= 500) return new Failure("unreachable", { retryAfter: seconds });
-  return new Failure("refused", { advice: message || `It answered ${status}.` });
+  return new Failure("refused", { advice: sentence(message) || `It answered ${status}.` });
+}
+
+/**
+ * Whether an `error` event says that the server ends the session by its own rules: calling again would defeat them.
+ *
+ * @param {{ code?: string | null, message: string }} error
+ * @returns {Failure | null}
+ */
+export function sessionEnd({ code, message }) {
+  return code === "session_idle" || code === "session_expired" ? new Failure("ended", { advice: sentence(message) }) : null;
+}
+
+/** A server's one-line message as a sentence for people. @param {string} message */
+export function sentence(message) {
+  const line = message.trim();
+  return line && line[0]?.toUpperCase() + line.slice(1) + (/[.!?]$/.test(line) ? "" : ".");
 }
 
 /**

@@ -6,15 +6,16 @@
  *
  * @import { Status } from "./connection.js"
  * @import { Conversation } from "./conversation.js"
- * @import { ResponseBody, ServerEvent, TurnDetection } from "./events.js"
+ * @import { ClientEvent, ResponseBody, ServerErrorBody, ServerEvent, TurnDetection } from "./events.js"
  */
 
 import { Api } from "./api.js";
 import { Captions } from "./captions.js";
+import { ANSWER, endTurnsBy, replay, speakWith, stop, write } from "./commands.js";
 import { Connection } from "./connection.js";
-import { EMPTY, hangUp, phase, reduce, splitHeard } from "./conversation.js";
+import { EMPTY, hangUp, phase, reduce } from "./conversation.js";
 import { element, say } from "./dom.js";
-import { Failure } from "./failures.js";
+import { Failure, sentence, sessionEnd } from "./failures.js";
 import { LatencyLog } from "./latency.js";
 import { LatencyPanel } from "./latencypanel.js";
 import { LevelMeter, loudness } from "./levels.js";
@@ -29,8 +30,6 @@ import { Waveform } from "./waveform.js";
 
 /** Sound still on its way when the button is released belongs to the turn. */
 const RELEASE_TAIL_MS = 180;
-/** A turn is replayed to a server that came back; the models look at no more. */
-const REPLAYED_LINES = 6;
 
 const talkButton = element("talk", HTMLButtonElement);
 const stageArea = element("stage", HTMLElement);
@@ -62,6 +61,8 @@ let meters = null;
 let serverTurns = { type: "server_vad" };
 let muted = false;
 let held = false;
+/** The button was released, and the tail of the turn is on its way. */
+let releasing = 0;
 /** A dialog is recording: the agent must not hear it. */
 let hushed = false;
 /** Typed while there was no connection. @type {string[]} */
@@ -157,63 +158,54 @@ function onEvent(event) {
       break;
     case "conversation.item.truncated":
       // What was heard is the server's knowledge: it counts what it played.
-      connection.send({ type: "conversation.item.retrieve", item_id: event.item_id });
+      send([{ type: "conversation.item.retrieve", item_id: event.item_id }]);
       break;
     case "response.done":
       noAnswer(event.response);
       break;
     case "error":
-      notice.show(new Failure("refused", { advice: event.error.message }), "briefly");
+      onError(event.error);
       break;
     default:
   }
   draw();
 }
 
+/** @param {ServerErrorBody} error */
+function onError(error) {
+  const end = sessionEnd(error);
+  if (end) connection.close(end);
+  else notice.show(new Failure("refused", { advice: sentence(error.message) }), "briefly");
+}
+
 /** @param {ResponseBody} response */
 function noAnswer({ status: outcome, status_details: details }) {
   // A cough gets no answer, and needs no message.
   if (outcome !== "failed" || details?.error?.code === "no_speech") return;
-  notice.show(new Failure("refused", { title: "No answer this time", advice: details?.error?.message ?? "" }), "briefly");
+  notice.show(new Failure("refused", { title: "No answer this time", advice: sentence(details?.error?.message ?? "") }), "briefly");
 }
 
-/** Tell a new session what the user chose and what was said before. */
+/** Tell a new session what the user chose, what was said before, and what was typed meanwhile. */
 function resume() {
-  sendTurnDetection();
-  if (settings.voice) sendVoice();
-  for (const line of conversation.lines.slice(-REPLAYED_LINES)) {
-    const [text] = splitHeard(line);
-    const type = line.role === "assistant" ? "output_text" : "input_text";
-    if (text)
-      connection.send({ type: "conversation.item.create", item: { id: line.id, type: "message", role: line.role, content: [{ type, text }] } });
-  }
+  send(endTurnsBy(turns()), speakWith(settings.voice), replay(conversation.lines));
   for (const text of unsent.splice(0)) sendText(text);
 }
 
-function sendTurnDetection() {
-  const turn_detection = settings.mode === "hold" ? null : serverTurns;
-  connection.send({ type: "session.update", session: { type: "realtime", audio: { input: { turn_detection, transcription: {} } } } });
+/** @param {...readonly ClientEvent[]} commands */
+function send(...commands) {
+  for (const event of commands.flat()) connection.send(event);
 }
 
-function sendVoice() {
-  if (!settings.voice) return;
-  connection.send({ type: "session.update", session: { type: "realtime", audio: { output: { voice: settings.voice } } } });
-}
+/** @returns {TurnDetection} */
+const turns = () => (settings.mode === "hold" ? null : serverTurns);
 
 /** @param {string} text */
 function sendText(text) {
-  stopAnswer();
-  connection.send({ type: "conversation.item.create", item: { type: "message", role: "user", content: [{ type: "input_text", text }] } });
-  connection.send({ type: "response.create" });
+  send(stop(conversation), write(text));
   log.sent(performance.now());
 }
 
 // Gestures -------------------------------------------------------------------------------------------------------
-
-function stopAnswer() {
-  if (conversation.response) connection.send({ type: "response.cancel" });
-  if (conversation.sounding) connection.send({ type: "output_audio_buffer.clear" });
-}
 
 function applyMicrophone() {
   const on = !hushed && (settings.mode === "hold" ? held : !muted);
@@ -234,7 +226,7 @@ function tap() {
       connection.hurry();
       break;
     case "stop":
-      stopAnswer();
+      send(stop(conversation));
       break;
     case "mute":
       muted = true;
@@ -250,20 +242,25 @@ function tap() {
 }
 
 function press() {
-  stopAnswer();
-  connection.send({ type: "input_audio_buffer.clear" });
+  // A bounce of the finger does not end the turn.
+  if (releasing) {
+    clearTimeout(releasing);
+    releasing = 0;
+    return;
+  }
+  send(stop(conversation), [{ type: "input_audio_buffer.clear" }]);
   held = true;
   applyMicrophone();
   draw();
 }
 
 function release() {
-  if (!held) return;
-  setTimeout(() => {
+  if (!held || releasing) return;
+  releasing = setTimeout(() => {
+    releasing = 0;
     held = false;
     applyMicrophone();
-    connection.send({ type: "input_audio_buffer.commit" });
-    connection.send({ type: "response.create" });
+    send(ANSWER);
     log.sent(performance.now());
     draw();
   }, RELEASE_TAIL_MS);
@@ -302,9 +299,10 @@ element("type", HTMLFormElement).addEventListener("submit", (event) => {
 const settingsDialog = new SettingsDialog(settings, (changed) => {
   saveSettings(localStorage, settings);
   if (changed === "mode") {
-    sendTurnDetection();
+    send(endTurnsBy(turns()));
     applyMicrophone();
-  } else if (changed !== "token" && microphone) switchMicrophone();
+  } else if (changed === "token") loadVoices();
+  else if (microphone) switchMicrophone();
   draw();
 });
 
@@ -338,7 +336,7 @@ async function loadVoices() {
 voiceSelect.addEventListener("change", () => {
   settings.voice = voiceSelect.value;
   saveSettings(localStorage, settings);
-  sendVoice();
+  send(speakWith(settings.voice));
 });
 
 const voiceDialog = new VoiceDialog(api, {

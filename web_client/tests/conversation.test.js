@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
+import { replay as retell, stop } from "../commands.js";
 import { EMPTY, hangUp, phase, reduce, splitHeard } from "../conversation.js";
 import { parseServerEvent } from "../events.js";
 
@@ -147,4 +148,21 @@ test("events of no concern leave the very same state", () => {
 test("a message that is no event is refused", () => {
   assert.equal(parseServerEvent('{"type":"error","error":{"message":"m"}}').type, "error");
   for (const data of ["", "{", "[]", "null", '"text"', '{"type":3}', new ArrayBuffer(2)]) assert.equal(parseServerEvent(data), null);
+});
+
+test("a server that came back is told the last lines, of answers what was heard", () => {
+  const { lines } = replay([...INTERRUPTED, { type: "conversation.item.input_audio_transcription.completed", item_id: "u2", transcript: "" }]);
+  assert.deepEqual(retell(lines).map(({ item }) => [item.id, item.role, item.content]), [
+    ["u1", "user", [{ type: "input_text", text: "What time is it?" }]],
+    ["a1", "assistant", [{ type: "output_text", text: "It is late," }]],
+  ]);
+  const many = Array.from({ length: 20 }, (_, index) => ({ ...lines[0], id: `u${index}` }));
+  assert.deepEqual(retell(many).map(({ item }) => item.id), ["u14", "u15", "u16", "u17", "u18", "u19"]);
+});
+
+test("only what is going on is stopped", () => {
+  const types = (state) => stop(state).map(({ type }) => type);
+  assert.deepEqual(types(EMPTY), []);
+  assert.deepEqual(types({ ...EMPTY, response: "r" }), ["response.cancel"]);
+  assert.deepEqual(types({ ...EMPTY, response: "r", sounding: "r" }), ["response.cancel", "output_audio_buffer.clear"]);
 });

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { backOff } from "../connection.js";
-import { Failure, callFailure, microphoneFailure } from "../failures.js";
+import { Failure, callFailure, microphoneFailure, sessionEnd } from "../failures.js";
 import { loudness } from "../levels.js";
 import { DEFAULTS, loadSettings, saveSettings } from "../settings.js";
 import { stage } from "../stage.js";
@@ -23,8 +23,14 @@ test("every refusal of a call has its own words, and only passing ones are retri
   assert.equal(callFailure(502, "<html>", null).kind, "unreachable");
   assert.deepEqual([callFailure(401, "", null).kind, callFailure(401, "", null).retry], ["token", false]);
   const refused = callFailure(400, '{"error":{"message":"the offer has no audio"}}', null);
-  assert.deepEqual([refused.kind, refused.retry, refused.advice], ["refused", false, "the offer has no audio"]);
+  assert.deepEqual([refused.kind, refused.retry, refused.advice], ["refused", false, "The offer has no audio."]);
   assert.match(callFailure(418, "", null).advice, /418/);
+});
+
+test("a session that the server ends by its rules is not called again", () => {
+  const end = sessionEnd({ code: "session_idle", message: "nobody has spoken for 300 s: the session ends" });
+  assert.deepEqual([end.kind, end.retry, end.advice], ["ended", false, "Nobody has spoken for 300 s: the session ends."]);
+  assert.equal(sessionEnd({ code: "engine_error", message: "" }), null);
 });
 
 test("back-off doubles to a limit, is spread, and obeys the server", () => {
