@@ -88,12 +88,14 @@ class Guard:
         headers = Headers(scope=scope)
         path: str = scope["path"]
         origin = headers.get("origin")
-        if origin is not None and not self._may_call(origin, headers.get("host", "")):
+        # The page itself is for everybody: opened by a name that may not call, it says so instead of staying blank.
+        calls = path.startswith(("/v1/", "/metrics"))
+        if calls and origin is not None and not self._may_call(origin, headers.get("host", "")):
             metrics.REFUSED.labels("origin").inc()
             return refusal(
                 403, "origin_not_allowed", f"pages of {origin[:200]} may not call this server: list it in `origins`"
             )
-        if self._token is not None and path.startswith(("/v1/", "/metrics")) and not self._knows_token(scope, headers):
+        if self._token is not None and calls and not self._knows_token(scope, headers):
             metrics.REFUSED.labels("token").inc()
             return refusal(
                 401,
@@ -124,7 +126,8 @@ class Guard:
             name.removeprefix(KEY_PROTOCOL) for name in scope.get("subprotocols", []) if name.startswith(KEY_PROTOCOL)
         ]
         wanted = (self._token or "").encode()
-        return any(hmac.compare_digest(offer.encode(), wanted) for offer in offers)
+        # Header bytes were decoded as latin-1; this gives them back as they were sent.
+        return any(hmac.compare_digest(offer.encode("latin-1", "replace"), wanted) for offer in offers)
 
 
 def _origin(url: str) -> str:

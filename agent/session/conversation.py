@@ -120,6 +120,9 @@ class Conversation:
                 await self._work(await self._inbox.get())
         finally:
             self.reason = self.reason or "cancelled"
+            metrics.SESSIONS.labels(self._transport).dec()
+            metrics.SESSIONS_ENDED.labels(self._transport, self.reason).inc()
+            metrics.SESSION_SECONDS.observe(self._clock.now() - self._began)
             self._playout.stop()
             for task in self._tasks:
                 task.cancel()
@@ -128,9 +131,6 @@ class Conversation:
             while not self._inbox.empty():
                 self._inbox.get_nowait()
                 self._inbox.task_done()
-            metrics.SESSIONS.labels(self._transport).dec()
-            metrics.SESSIONS_ENDED.labels(self._transport, self.reason).inc()
-            metrics.SESSION_SECONDS.observe(self._clock.now() - self._began)
 
     def hear(self, pcm: Pcm) -> None:
         """The user's microphone: float32 (N,) at 16 kHz, any N. Never blocks."""

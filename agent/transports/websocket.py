@@ -8,7 +8,7 @@ import logging
 from collections import deque
 
 from starlette.responses import JSONResponse
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from ...models.errors import EngineFullError, SpeechGPTGenError
 from ...streaming.clock import Clock
@@ -80,24 +80,33 @@ async def converse(websocket: WebSocket, engine: Engine, settings: Settings, clo
         await _refuse(websocket, "session_limit_reached" if full else "engine_error", str(error))
         return
     talk = asyncio.create_task(conversation.run())
-    tasks = {talk}
+    exchange = asyncio.create_task(_exchange(websocket, conversation, outbox))
     try:
-        offered = websocket.scope.get("subprotocols", [])
-        # Browsers close a connection that does not answer with a subprotocol they have offered.
-        await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
-        tasks |= {asyncio.create_task(_read(websocket, conversation)), asyncio.create_task(outbox.drain(websocket))}
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({talk, exchange}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         conversation.close(GONE)
-        for task in tasks - {talk}:
-            task.cancel()
+        exchange.cancel()
         # If the server cancels us here, the conversation still ends by itself: it has been told.
-        await asyncio.wait(tasks)
-    failures = {task: task.exception() for task in tasks if not task.cancelled()}
+        await asyncio.wait({talk, exchange})
+    failures = {task: task.exception() for task in (talk, exchange) if not task.cancelled()}
     if failures.get(talk) is not None:
         log.error("a conversation failed", exc_info=failures[talk])
     if conversation.reason != GONE:
         await _say_goodbye(websocket, outbox, conversation.reason or "", 1011 if failures.get(talk) else None)
+
+
+async def _exchange(websocket: WebSocket, conversation: Conversation, outbox: Outbox) -> None:
+    """Accept the connection, then carry events both ways until the client has gone."""
+    offered = websocket.scope.get("subprotocols", [])
+    # Browsers close a connection that does not answer with a subprotocol they have offered.
+    await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
+    tasks = {asyncio.create_task(_read(websocket, conversation)), asyncio.create_task(outbox.drain(websocket))}
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _read(websocket: WebSocket, conversation: Conversation) -> None:
@@ -113,6 +122,8 @@ async def _read(websocket: WebSocket, conversation: Conversation) -> None:
 
 async def _say_goodbye(websocket: WebSocket, outbox: Outbox, reason: str, code: int | None) -> None:
     """Send what is left and close, if the client still takes anything."""
+    if websocket.application_state is not WebSocketState.CONNECTED:
+        return
     with contextlib.suppress(TimeoutError, WebSocketDisconnect, RuntimeError):
         async with asyncio.timeout(1.0):
             if reason != TOO_SLOW:

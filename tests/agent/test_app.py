@@ -1,0 +1,243 @@
+"""The application over HTTP and WebSocket, in process."""
+
+import asyncio
+import io
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient, WebSocketDenialResponse
+from starlette.websockets import WebSocketDisconnect
+
+from speechgpt_gen.agent.app import create_app
+from speechgpt_gen.agent.settings import Settings
+from speechgpt_gen.models.audio import write_wav
+from speechgpt_gen.models.errors import ModelNotFoundError
+from speechgpt_gen.streaming.engine.fake import FakeEngine
+
+LOCAL = "http://127.0.0.1:8080"
+SOCKET = "ws://127.0.0.1:8080/v1/realtime"
+
+
+@pytest.fixture
+def serve():
+    """serve(engine=None, **settings): a client of a started application."""
+    clients = []
+
+    def start(engine=None, **settings):
+        app = create_app(engine or FakeEngine(words=2), Settings(**settings))
+        client = TestClient(app, base_url=LOCAL)
+        client.__enter__()
+        clients.append(client)
+        return client
+
+    yield start
+    for client in clients:
+        client.__exit__(None, None, None)
+
+
+def wav(seconds: float) -> bytes:
+    target = io.BytesIO()
+    write_wav(target, 0.1 * np.sin(np.arange(int(seconds * 16_000)) / 10).astype(np.float32))
+    return target.getvalue()
+
+
+def test_health_readiness_and_metrics(serve):
+    client = serve()
+    assert client.get("/healthz").json() == {"status": "ok"}
+    assert client.get("/readyz").json() == {"status": "ready", "model": "fake", "slots": 4, "slots_in_use": 0}
+    with client.websocket_connect("/v1/realtime") as socket:
+        socket.receive_json()
+        assert client.get("/readyz").json()["slots_in_use"] == 1
+        text = client.get("/metrics").text
+    assert 'speechgpt_gen_sessions{transport="websocket"} 1.0' in text
+    assert "speechgpt_gen_slots 4.0" in text
+
+
+def test_not_ready_until_warm_and_says_why_it_failed(serve):
+    class Slow(FakeEngine):
+        async def start(self):
+            await asyncio.sleep(3600)
+
+    client = serve(Slow())
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json()["status"]) == (503, "starting")
+    assert client.get("/healthz").status_code == 200
+    assert client.get("/v1/voices").status_code == 503
+
+    class Broken(FakeEngine):
+        async def start(self):
+            raise ModelNotFoundError("there is no model 'x'")
+
+    client = serve(Broken())
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json()["status"]) == (503, "failed")
+    assert "there is no model 'x'" in ready.json()["reason"]
+    with pytest.raises(WebSocketDenialResponse) as refused, client.websocket_connect("/v1/realtime"):
+        pass
+    assert refused.value.status_code == 503
+
+
+def test_security_headers_on_everything(serve):
+    client = serve()
+    for path in ("/", "/healthz", "/nowhere"):
+        headers = client.get(path).headers
+        assert "default-src 'self'" in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "microphone=(self)" in headers["permissions-policy"]
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        (LOCAL, True),
+        ("http://evil.example", False),
+        ("null", False),
+        ("http://127.0.0.1:9999", False),
+        ("https://friend.example", True),
+        ("https://friend.example:8443", False),
+        ("http://[", False),
+    ],
+)
+def test_origins_on_http_and_websocket(serve, origin, allowed):
+    client = serve(origins=["https://Friend.example:443/"])
+    assert client.get("/v1/voices", headers={"origin": origin}).status_code == (200 if allowed else 403)
+    if allowed:
+        with client.websocket_connect(SOCKET, headers={"origin": origin}) as socket:
+            assert socket.receive_json()["type"] == "session.created"
+    else:
+        with pytest.raises(WebSocketDenialResponse) as refused:
+            client.websocket_connect(SOCKET, headers={"origin": origin}).__enter__()
+        assert refused.value.status_code == 403
+
+
+def test_a_strangers_name_for_this_address_is_no_origin_of_ours(serve):
+    client = serve()
+    headers = {"origin": "http://rebound.example:8080", "host": "rebound.example:8080"}
+    assert client.get("/v1/voices", headers=headers).status_code == 403
+    headers = {"origin": "http://localhost:8080", "host": "localhost:8080"}
+    assert client.get("/v1/voices", headers=headers).status_code == 200
+
+
+def test_pages_of_allowed_origins_get_cors(serve):
+    client = serve(origins=["https://friend.example"], token="t")
+    ask = {"origin": "https://friend.example", "access-control-request-method": "POST"}
+    answer = client.options("/v1/realtime/calls", headers={**ask, "access-control-request-headers": "authorization"})
+    assert answer.headers["access-control-allow-origin"] == "https://friend.example"
+    answer = client.get("/v1/voices", headers={"origin": "https://friend.example", "authorization": "Bearer t"})
+    assert "Location" in answer.headers["access-control-expose-headers"]
+
+
+def test_token(serve):
+    client = serve(token="Sésame")
+    assert client.get("/healthz").status_code == 200
+    assert client.get("/v1/voices").status_code == 401
+    assert client.get("/metrics").status_code == 401
+    for header in ("Bearer wrong", "Basic Sésame", "Sésame", "Bearer"):
+        assert client.get("/v1/voices", headers={"authorization": header.encode()}).status_code == 401
+    assert client.get("/v1/voices", headers={"authorization": "Bearer Sésame".encode()}).status_code == 200
+    client = serve(token="secret")
+    with pytest.raises(WebSocketDenialResponse) as refused, client.websocket_connect("/v1/realtime"):
+        pass
+    assert refused.value.status_code == 401
+    with client.websocket_connect("/v1/realtime", headers={"authorization": "Bearer secret"}) as socket:
+        assert socket.receive_json()["type"] == "session.created"
+
+
+def test_a_browsers_subprotocols(serve):
+    client = serve(token="secret")
+    offered = ["realtime", "openai-insecure-api-key.secret", "openai-agents-sdk.0.14.3"]
+    with client.websocket_connect("/v1/realtime?model=nano", subprotocols=offered) as socket:
+        assert socket.accepted_subprotocol == "realtime"
+        assert socket.receive_json()["type"] == "session.created"
+    with client.websocket_connect("/v1/realtime", headers={"authorization": "Bearer secret"}) as socket:
+        assert socket.accepted_subprotocol is None
+
+
+def test_full_is_503_with_retry_after_and_a_hang_up_frees_the_slot(serve):
+    client = serve(FakeEngine(slots=1))
+    with client.websocket_connect("/v1/realtime") as first:
+        first.receive_json()
+        with pytest.raises(WebSocketDenialResponse) as refused, client.websocket_connect("/v1/realtime"):
+            pass
+        assert refused.value.status_code == 503
+        assert int(refused.value.headers["retry-after"]) > 0
+        assert refused.value.json()["error"]["code"] == "session_limit_reached"
+    with client.websocket_connect("/v1/realtime") as second:
+        assert second.receive_json()["type"] == "session.created"
+
+
+def test_bad_frames_keep_the_connection(serve):
+    client = serve(max_event_bytes=5000)
+    with client.websocket_connect("/v1/realtime") as socket:
+        socket.receive_json()
+        for bad in ("{", "[]", '{"type": "x"}', '{"type": "response.cancel"}', "x" * 6000):
+            socket.send_text(bad)
+            assert socket.receive_json()["type"] == "error"
+        socket.send_bytes(b"\xff\xfe")
+        assert socket.receive_json()["error"]["code"] == "invalid_json"
+        socket.send_json({"type": "session.update", "session": {}})
+        assert socket.receive_json()["type"] == "session.updated"
+
+
+def test_an_expired_session_is_told_and_closed(serve):
+    client = serve(session_max_s=0.05)
+    with client.websocket_connect("/v1/realtime") as socket:
+        assert socket.receive_json()["type"] == "session.created"
+        assert socket.receive_json()["error"]["code"] == "session_expired"
+        with pytest.raises(WebSocketDisconnect) as closed:
+            socket.receive_json()
+        assert (closed.value.code, closed.value.reason) == (1000, "session_expired")
+
+
+def test_voices_are_listed_made_and_spoken_in(serve):
+    engine = FakeEngine(words=1)
+    client = serve(engine)
+    assert client.get("/v1/voices").json()["data"] == [
+        {"id": "first", "name": "first"},
+        {"id": "second", "name": "second"},
+    ]
+    made = client.post("/v1/voices", params={"name": "  My   voice "}, content=wav(2.0))
+    assert made.status_code == 201
+    voice = made.json()
+    assert voice["name"] == "My voice"
+    assert voice in client.get("/v1/voices").json()["data"]
+    with client.websocket_connect("/v1/realtime") as socket:
+        socket.receive_json()
+        socket.send_json({"type": "session.update", "session": {"audio": {"output": {"voice": voice["id"]}}}})
+        assert socket.receive_json()["session"]["audio"]["output"]["voice"] == voice["id"]
+        content = [{"type": "input_text", "text": "Hi."}]
+        item = {"type": "message", "role": "user", "content": content}
+        socket.send_json({"type": "conversation.item.create", "item": item})
+        socket.send_json({"type": "response.create"})
+        while socket.receive_json()["type"] != "response.created":
+            pass
+        (session,) = engine.sessions
+        assert session.voice.name == "My voice"
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [(b"", 400), (b"no audio", 400), (wav(2.0)[:30], 400), (wav(0.01), 400), (b"x" * 20_000, 413)],
+)
+def test_recordings_that_make_no_voice(serve, body, status):
+    client = serve(max_voice_bytes=10_000 if status == 413 else 100_000)
+    answer = client.post("/v1/voices", content=body)
+    assert answer.status_code == status
+    assert "\n" not in answer.json()["error"]["message"]
+    assert client.post("/v1/voices", params={"name": "x" * 100}, content=wav(1)).status_code == 400
+
+
+def test_old_recorded_voices_go(serve):
+    client = serve(max_voices=2)
+    ids = [client.post("/v1/voices", content=wav(1.0)).json()["id"] for _ in range(3)]
+    assert [voice["id"] for voice in client.get("/v1/voices").json()["data"]] == ["first", "second", *ids[1:]]
+
+
+def test_the_page_and_its_files(serve):
+    client = serve()
+    page = client.get("/")
+    assert page.status_code == 200
+    assert page.headers["content-type"].startswith("text/html")
+    assert client.get("/web/index.html").status_code == 200
+    assert client.get("/web/../pyproject.toml").status_code == 404
+    assert client.get("/web/nothing.js").status_code == 404

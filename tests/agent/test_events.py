@@ -1,0 +1,131 @@
+"""Events against the stock SDK's own types: what it sends is understood, what is sent to it is what it expects."""
+
+import json
+import typing
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from openai.types.realtime import RealtimeServerEvent
+from pydantic import TypeAdapter
+
+from speechgpt_gen.agent import events
+from speechgpt_gen.agent.event_objects import (
+    Content,
+    MessageItem,
+    Response,
+    ResponseError,
+    ServerVad,
+    Session,
+    StatusDetails,
+)
+from speechgpt_gen.agent.events import EventError, ServerEvent, parse_client_event
+
+ITEM = MessageItem(id="item_1", role="user", content=[Content(type="input_audio")])
+SAMPLES = {
+    "session": Session(id="sess_1", model="nano"),
+    "error": events.ErrorDetails(type="invalid_request_error", message="no", code="x"),
+    "item": ITEM,
+    "usage": events.DurationUsage(seconds=1.5),
+    "part": events.Part(type="audio", transcript=""),
+    "response": Response(id="resp_1", status="cancelled", status_details=StatusDetails(type="cancelled")),
+}
+
+
+def server_events() -> list[type[ServerEvent]]:
+    found = [value for value in vars(events).values() if isinstance(value, type) and issubclass(value, ServerEvent)]
+    return [event for event in found if "type" in event.model_fields]
+
+
+def sample(event: type[ServerEvent]) -> ServerEvent:
+    """An event with every required field filled."""
+    fields = {}
+    for name, field in event.model_fields.items():
+        if field.is_required():
+            if name == "error" and event is events.TranscriptionFailed:
+                fields[name] = ResponseError(code="x", message="no")
+            else:
+                fields[name] = SAMPLES.get(name, 3 if field.annotation is int else "text")
+    return event(**fields)
+
+
+@pytest.mark.parametrize("event", server_events(), ids=lambda event: event.model_fields["type"].default)
+def test_the_stock_sdk_takes_every_server_event_for_what_it_is(event):
+    sent = json.loads(sample(event).to_json())
+    known = {
+        model.model_fields["type"].annotation.__args__[0]: model
+        for model in typing.get_args(typing.get_args(RealtimeServerEvent)[0])
+        if hasattr(model, "model_fields") and "type" in model.model_fields
+    }
+    parsed = TypeAdapter(known[sent["type"]]).validate_python(sent, strict=False)
+    assert parsed.event_id == sent["event_id"]
+    assert not parsed.model_extra, "no field that the protocol does not have"
+
+
+def test_none_is_left_out_except_where_clients_need_the_key():
+    assert '"transcript":null' in events.ItemRetrieved(item=ITEM).to_json()
+    assert '"previous_item_id":null' in events.ItemAdded(item=ITEM, previous_item_id=None).to_json()
+    session = Session(id="s", model="m").model_dump()
+    assert session["audio"]["input"]["turn_detection"] is None
+    assert "expires_at" not in session
+    part = events.PartAdded(response_id="r", item_id="i", part=events.Part(type="text", text="")).to_json()
+    assert "transcript" not in part
+    assert "null" not in EventError("c", "m").event().to_json()
+
+
+def test_event_ids_are_unique():
+    assert len({events.AudioCleared().event_id for _ in range(1000)}) == 1000
+
+
+def test_an_error_names_the_clients_event():
+    with pytest.raises(EventError) as error:
+        parse_client_event('{"type": "conversation.item.delete", "event_id": "mine"}')
+    assert (error.value.event_id, error.value.param) == ("mine", "item_id")
+
+
+def test_unknown_fields_are_tolerated():
+    event = parse_client_event('{"type": "response.create", "event_id": "e", "future": {}, "response": {"x": 1}}')
+    assert isinstance(event, events.ResponseCreate)
+
+
+def test_size_is_counted_in_bytes():
+    text = json.dumps({"type": "response.cancel", "response_id": "é" * 100}, ensure_ascii=False)
+    parse_client_event(text, max_bytes=len(text.encode()))
+    with pytest.raises(EventError, match="larger than"):
+        parse_client_event(text, max_bytes=len(text.encode()) - 1)
+
+
+def test_a_vad_without_type_is_not_guessed():
+    with pytest.raises(ValueError, match="type"):
+        ServerVad.model_validate({"threshold": 0.5})
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    type=st.sampled_from(sorted(events._CLIENT_EVENTS)),
+    fields=st.dictionaries(
+        st.sampled_from(["item", "item_id", "session", "response", "audio", "event_id", "content_index"]), json_values
+    ),
+)
+def test_anything_is_either_an_event_or_an_event_error(type, fields):
+    try:
+        event = parse_client_event(json.dumps({**fields, "type": type}))
+    except EventError as error:
+        answer = error.event()
+    else:
+        answer = event
+    assert isinstance(answer, events.ClientEvent) or "\n" not in answer.error.message
+
+
+@given(st.text(max_size=60))
+@settings(max_examples=60, deadline=None)
+def test_any_text_is_an_event_error(text):
+    with pytest.raises(EventError):
+        parse_client_event(text)
