@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .audio import AudioSource, load_audio
 from .bundle import Bundle, load_bundle
-from .generation import Block, BlockCutter, Listener, Speaker, make_voice, speak_units
+from .generation import Block, BlockCutter, Listener, Speaker, make_voice, speak_units, units_of
 from .semantic.layout import Mode
 from .semantic.pieces import Message, Piece, Transcript, Unit, Word
 from .semantic.sampling import SamplingOptions
@@ -152,8 +152,7 @@ class SpeechGPTGen:
         Raises AudioError, ConfigError.
         """
         chosen = self.bundle.voice(voice)
-        wav = torch.from_numpy(load_audio(audio)).to(self.bundle.device)
-        units = self.bundle.tokenizer.encode_semantic(wav[None, None])[0].tolist()
+        units = units_of(self.bundle, load_audio(audio))
         blocks = speak_units(self._speaker, units, self.bundle.config.blocks, chosen, seed)
         chunks = (Chunk(block.pcm, block.start_frame, block.end_frame, units=block.units) for block in blocks)
         return chunks if stream else join(chunks)

@@ -18,22 +18,19 @@ from numpy.typing import NDArray
 
 from .audio import HOP, SAMPLE_RATE
 from .bundle import Bundle
-from .errors import AudioError, EngineError, TextError
+from .errors import AudioError, EngineError
 from .perceptual.schedule import BlockSchedule
 from .perceptual.streaming import FlowPrompt, StreamingFlow
 from .semantic.layout import Mode
 from .semantic.pieces import Message, Piece, Transcript
 from .semantic.sampling import SamplingOptions
 from .semantic.session import SemanticSession
-from .semantic.vocabulary import to_ascii
+from .semantic.text import normalise
 from .speech_tokenizer.semantic_encoder import SemanticState
 from .voice import MAX_VOICE_SECONDS, MIN_VOICE_SECONDS, Voice
 
 LISTEN_SAMPLES = 8 * HOP
 """Heard audio is worked off in pieces of 160 ms: eight units cost little more than one."""
-
-MAX_TEXT = 1000
-"""Characters of one text to speak or to answer: about a minute of speech."""
 
 _PROMPTS_KEPT = 16
 
@@ -56,6 +53,7 @@ class Listener:
         self._answer: Answering | None = None
         self.begin([])
 
+    @torch.inference_mode()
     def begin(self, history: Sequence[Message]) -> None:
         """Start a turn after `history`."""
         self.close_answer()
@@ -83,6 +81,7 @@ class Listener:
             self._waiting.append(pcm)
             self._samples += len(pcm)
 
+    @torch.inference_mode()
     def work(self) -> bool:
         """Understand 160 ms of what waits; False if there is less. Raises AudioError when the turn is too long."""
         if self._samples - self._worked < LISTEN_SAMPLES:
@@ -117,8 +116,9 @@ class Listener:
         earlier, last = self._history[:-1], self._history[-1:]
         if not last or last[0].role != "user":
             raise EngineError("there is nothing to answer: listen to some audio or give a text first")
-        text = _checked(last[0].text)
-        return self._open(self._reply_to(self._instructed(earlier, instructions), text, mode, sampling, seed))
+        normalise(last[0].text)
+        history = self._instructed(earlier, instructions)
+        return self._open(self._reply_to(history, last[0].text, mode, sampling, seed))
 
     def reply_to(
         self,
@@ -129,12 +129,14 @@ class Listener:
         instructions: str | None = None,
     ) -> Answering:
         """Answer a typed message; the turn's audio is not looked at. Raises TextError as `say` does."""
+        normalise(text)  # refused here, when the answer is asked for, rather than when it is first iterated
         history = self._instructed(self._history, instructions)
-        return self._open(self._reply_to(history, _checked(text), mode, sampling, seed))
+        return self._open(self._reply_to(history, text, mode, sampling, seed))
 
     def say(self, text: str, sampling: SamplingOptions | None = None, seed: int = 0) -> Answering:
-        """Speak `text`. Raises TextError for text without a letter or digit, or of more than 1000 characters."""
-        return self._open(self._say(_checked(text), sampling, seed))
+        """Speak `text`. Raises TextError for text that has no letter or digit or is too long (see `normalise`)."""
+        normalise(text)
+        return self._open(self._say(text, sampling, seed))
 
     def close_answer(self) -> None:
         """Stop the answer that is open, if any, and rewind."""
@@ -147,6 +149,7 @@ class Listener:
         self._answer = answer
         return answer
 
+    @torch.inference_mode()
     def _transcribe(self) -> Answering:
         with self._closed_turn():
             for piece in self._session.reply("text", None, 0):
@@ -154,6 +157,7 @@ class Listener:
                     break
                 yield piece
 
+    @torch.inference_mode()
     def _reply(self, history: Sequence[Message], mode: Mode, sampling: SamplingOptions | None, seed: int) -> Answering:
         # What waits is worked off before the history changes: then both histories have heard the same.
         while self.work():
@@ -161,12 +165,14 @@ class Listener:
         with self._after(history), self._closed_turn():
             yield from self._session.reply(mode, sampling, seed)
 
+    @torch.inference_mode()
     def _reply_to(
         self, history: Sequence[Message], text: str, mode: Mode, sampling: SamplingOptions | None, seed: int
     ) -> Answering:
         with self._after(history):
             yield from self._session.reply_to(text, mode, sampling, seed)
 
+    @torch.inference_mode()
     def _say(self, text: str, sampling: SamplingOptions | None, seed: int) -> Answering:
         with self._after(self._history):
             yield from self._session.say(text, sampling, seed)
@@ -249,6 +255,7 @@ class Speaker:
         self._flow = StreamingFlow(bundle.perceptual, bundle.config.solver, bundle.config.blocks)
         self._prompts: OrderedDict[int, tuple[Voice, FlowPrompt]] = OrderedDict()
 
+    @torch.inference_mode()
     def open(self, voice: Voice, seed: int) -> Utterance:
         """A new utterance that starts at frame 0."""
         return Utterance(self._bundle, self._flow, self._prompt(voice), seed)
@@ -274,6 +281,7 @@ class Utterance:
         self._state = flow.open(seed, prompt)
         self._decoder = bundle.tokenizer.decoder_state(1)
 
+    @torch.inference_mode()
     def speak(self, units: Sequence[int]) -> Block:
         """Sound of the next block of 1 .. longest-block units. Raises EngineError if the models' numbers break down."""
         start = self._state.frame
@@ -284,6 +292,14 @@ class Utterance:
         if not np.isfinite(pcm).all():
             raise EngineError(f"the sound from frame {start} on is not finite: the model's weights are broken")
         return Block(np.clip(pcm, -1.0, 1.0), start, self._state.frame, tuple(units))
+
+
+@torch.inference_mode()
+def units_of(bundle: Bundle, pcm: NDArray[np.float32]) -> list[int]:
+    """Units of a whole recording, float32 (N,) at 16 kHz: ceil(N / 320) of them."""
+    wav = torch.from_numpy(pcm).to(bundle.device)
+    units: list[int] = bundle.tokenizer.encode_semantic(wav[None, None])[0].tolist()
+    return units
 
 
 def speak_units(
@@ -297,6 +313,7 @@ def speak_units(
         start += length
 
 
+@torch.inference_mode()
 def make_voice(bundle: Bundle, pcm: NDArray[np.float32], name: str) -> Voice:
     """A voice from a recording, float32 (N,) at 16 kHz: of a long one the loudest three seconds.
 
@@ -319,13 +336,3 @@ def make_voice(bundle: Bundle, pcm: NDArray[np.float32], name: str) -> Voice:
     wav = torch.from_numpy(np.ascontiguousarray(pcm[: len(pcm) // HOP * HOP])).to(bundle.device)
     codes = bundle.tokenizer.encode(wav[None, None])
     return Voice(name, codes[0, 0].clone(), bundle.tokenizer.latents(codes)[0].float().clone())
-
-
-def _checked(text: str) -> str:
-    """Text that can be spoken, as ASCII. Raises TextError."""
-    if len(text) > MAX_TEXT:
-        raise TextError(f"the text has {len(text)} characters: give at most {MAX_TEXT} at a time")
-    folded = to_ascii(text)
-    if not any(character.isalnum() for character in folded):
-        raise TextError("there is nothing to say: give text with at least one letter or digit")
-    return folded

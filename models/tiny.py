@@ -90,11 +90,12 @@ def _talk_briefly(semantic: SemanticModel, vocabulary: SpeechVocabulary) -> None
     embedding[:, 0] = 4.0
     head[:, 0] = 0.0
     for token, bias in (
-        (vocabulary.listen, 1.5),
-        (vocabulary.eoh, 1.5),
-        (vocabulary.ua, 1.0),
-        (vocabulary.eosp, 1.5),
-        (vocabulary.eos, 1.0),
+        *((token, 0.5) for token in range(vocabulary.n_text) if vocabulary.piece(token).startswith(" ")),
+        (vocabulary.listen, 1.8),
+        (vocabulary.eoh, 2.0),
+        (vocabulary.ua, 1.65),
+        (vocabulary.eosp, 1.1),
+        (vocabulary.eos, 2.2),
     ):
         head[token, 0] = bias
 

@@ -63,9 +63,8 @@ def measure(
         torch.set_num_threads(1)
     if heard is None:
         heard = (0.05 * np.random.default_rng(0).standard_normal(5 * 16_000)).astype(np.float32)
-    with torch.inference_mode():
-        listen = statistics.median(_listen(bundle, heard) for _ in range(max(2, turns)))
-        halves = [_halves(bundle, text, seed) for seed in range(max(2, turns))]
+    listen = statistics.median(_listen(bundle, heard) for _ in range(max(2, turns)))
+    halves = [_halves(bundle, text, seed) for seed in range(max(2, turns))]
     run = asyncio.run(_engine(bundle, text, turns))
     seconds = max(run.speech_seconds, 1e-9)
     return EngineFigures(

@@ -34,10 +34,9 @@ class ListeningThread:
 
     def _run(self) -> None:
         torch.set_num_threads(1)
-        with torch.inference_mode():
-            while (due := self._wait()) is not None:
-                slot, command = due
-                slot.work(command)
+        while (due := self._wait()) is not None:
+            slot, command = due
+            slot.work(command)
 
     def _wait(self) -> tuple[Slot, Command | None] | None:
         """The next slot that has work to do; None when the thread is to end."""

@@ -220,19 +220,18 @@ class LocalSession:
 def _warm_up(bundle: Bundle) -> None:
     """Hear and say something once: what is broken shows now, and the first listener doesn't pay for first calls."""
     try:
-        with torch.inference_mode():
-            listener = Listener(bundle)
-            noise = 0.01 * np.random.default_rng(0).standard_normal(SAMPLE_RATE)
-            listener.listen(noise.astype(np.float32))
-            for _ in listener.transcribe():
-                pass
-            voice = bundle.voice(None)
-            utterance = Speaker(bundle).open(voice, 0)
-            said = listener.say("hello", seed=0)
-            units = [piece.index for piece, _ in zip(said, range(40), strict=False) if isinstance(piece, Unit)]
-            said.close()
-            schedule = bundle.config.blocks
-            for length in (schedule.size(0), schedule.longest):
-                utterance.speak((units + [0] * length)[:length])
+        listener = Listener(bundle)
+        noise = 0.01 * np.random.default_rng(0).standard_normal(SAMPLE_RATE)
+        listener.listen(noise.astype(np.float32))
+        for _ in listener.transcribe():
+            pass
+        voice = bundle.voice(None)
+        utterance = Speaker(bundle).open(voice, 0)
+        said = listener.say("hello", seed=0)
+        units = [piece.index for piece, _ in zip(said, range(40), strict=False) if isinstance(piece, Unit)]
+        said.close()
+        schedule = bundle.config.blocks
+        for length in (schedule.size(0), schedule.longest):
+            utterance.speak((units + [0] * length)[:length])
     except Exception as error:
         raise EngineError(f"the engine's warm-up failed: {one_line(error)}") from error

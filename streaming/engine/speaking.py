@@ -71,17 +71,16 @@ class SpeakingThread:
 
     def _run(self) -> None:
         torch.set_num_threads(1)
-        with torch.inference_mode():
-            while True:
-                with self._changed:
-                    self._changed.wait_for(lambda: self._jobs or self._stopping)
-                    if self._stopping:
-                        return
-                    *_, job = heapq.heappop(self._jobs)
-                job()
-                del job  # or an answer's state would live until the next job comes
-                for answer in [answer for answer in self._utterances if answer.generation.over]:
-                    del self._utterances[answer]
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._jobs or self._stopping)
+                if self._stopping:
+                    return
+                *_, job = heapq.heappop(self._jobs)
+            job()
+            del job  # or an answer's state would live until the next job comes
+            for answer in [answer for answer in self._utterances if answer.generation.over]:
+                del self._utterances[answer]
 
     def _speak(self, job: SpeechJob) -> None:
         generation = job.answer.generation
