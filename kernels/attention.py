@@ -33,6 +33,23 @@ def attention_with_kvcache(
     return _ragged(q, k_cache, v_cache, k, v, lengths=cache_seqlens, slots=cache_batch_idx)
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, causal: bool = False) -> Tensor:
+    """Attention of whole sequences (B, H, T, D) without a cache, as training and offline runs want it.
+
+    mask: bool broadcastable to (B, H, T, keys), True = may attend; causal: the same without one.
+    Where gradients are wanted on a CPU it is computed by plain products: the fused kernel's backward pass takes three
+    times as long there.
+    """
+    if not torch.is_grad_enabled() or q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return scores.softmax(-1).to(v.dtype) @ v
+
+
 def _uniform(
     q: Tensor, k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, *, length: int, slots: Tensor | None
 ) -> Tensor:

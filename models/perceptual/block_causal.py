@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...kernels.attention import attend
 from ..errors import ConfigError
 from .flow_matching import Chain, FlowMatching, FlowOptions, Prior
 from .schedule import PROMPT, visible
@@ -122,7 +123,7 @@ class Block(nn.Module):
         v = qkv[:, :, 2].transpose(1, 2)
         if remember is not None:
             k, v = remember(k, v)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        attended = attend(q, k, v, mask)
         out: Tensor = self.out(attended.transpose(1, 2).flatten(2))
         return out
 

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...kernels.attention import attend
+
 State = Any
 """Explicit streaming state: a tensor, a small dataclass, or a list of states."""
 
@@ -120,55 +122,75 @@ def _rotate(x: Tensor, positions: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Softmax attention of (B, H, T, d) in plain products: the backward pass of the fused CPU kernel is slower."""
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    return scores.masked_fill(~mask, -1e4).softmax(-1).to(v.dtype) @ v
+def _sinusoids(positions: Tensor, dim: int) -> Tensor:
+    """Whisper's position vectors (T, dim); they repeat after the 30 s that Whisper knows."""
+    scale = torch.arange(dim // 2, device=positions.device) / (dim // 2 - 1)
+    angle = (positions % 1500).float()[:, None] * 10_000.0**-scale
+    return torch.cat([angle.sin(), angle.cos()], -1)
+
+
+class Gelu(nn.Module):
+    """GELU with the streaming surface of its neighbours."""
+
+    def init_state(self, batch: int) -> State:
+        return None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(x, approximate="tanh")
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        return self(x), state
 
 
 class _Layer(nn.Module):
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, rotary: bool) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.rotary = heads, rotary
         self.attention_norm, self.mlp_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.qkv, self.out = nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim, bias=False)
+        self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.up, self.down = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
 
     def forward(self, x: Tensor, positions: Tensor, mask: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
         batch, frames, dim = x.shape
         q, k, v = self.qkv(self.attention_norm(x)).view(batch, frames, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        q, k = _rotate(q, positions), _rotate(k, positions)
+        if self.rotary:
+            q, k = _rotate(q, positions), _rotate(k, positions)
         kv = torch.stack([k, v])
         if past is not None:
             kv = torch.cat([past, kv], 3)
-        y = _attend(q, kv[0], kv[1], mask)
+        y = attend(q, kv[0], kv[1], mask)
         x = x + self.out(y.transpose(1, 2).reshape(batch, frames, dim))
-        return x + self.down(F.relu(self.up(self.mlp_norm(x)))), kv
+        return x + self.down(F.gelu(self.up(self.mlp_norm(x)), approximate="tanh")), kv
 
 
 class CausalTransformer(nn.Module):
     """Pre-norm transformer in which a frame sees itself and the `window - 1` frames before it.
 
-    Shapes: (B, T, dim) -> (B, T, dim). Positions are absolute frame indices (rotary).
+    Shapes: (B, T, dim) -> (B, T, dim). Positions are absolute frame indices, rotary or as Whisper's sinusoids.
     """
 
-    def __init__(self, dim: int, layers: int, heads: int, window: int) -> None:
+    def __init__(self, dim: int, layers: int, heads: int, window: int, *, rotary: bool = True) -> None:
         super().__init__()
-        self.window, self.heads, self.head_dim = window, heads, dim // heads
-        self.layers = nn.ModuleList(_Layer(dim, heads) for _ in range(layers))
+        self.window, self.heads, self.head_dim, self.rotary = window, heads, dim // heads, rotary
+        self.layers = nn.ModuleList(_Layer(dim, heads, rotary) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
 
     def init_state(self, batch: int) -> AttentionState:
         weight = self.norm.weight
         return AttentionState(weight.new_zeros(len(self.layers), 2, batch, self.heads, 0, self.head_dim), 0)
 
+    def _placed(self, x: Tensor, positions: Tensor) -> Tensor:
+        return x if self.rotary else x + _sinusoids(positions, x.shape[-1]).to(x.dtype)
+
     def _mask(self, queries: Tensor, keys: Tensor) -> Tensor:
         distance = queries[:, None] - keys[None, :]
         return (distance >= 0) & (distance < self.window)
 
-    def forward(self, x: Tensor) -> Tensor:
-        positions = torch.arange(x.shape[1], device=x.device)
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        """Whole signal; `start` is the index of its first frame."""
+        positions = torch.arange(start, start + x.shape[1], device=x.device)
         mask = self._mask(positions, positions)
+        x = self._placed(x, positions)
         for layer in self.layers:
             x, _ = layer(x, positions, mask, None)
         return self.norm(x)  # type: ignore[no-any-return]
@@ -179,6 +201,7 @@ class CausalTransformer(nn.Module):
         keys = torch.arange(state.position - kept, state.position + x.shape[1], device=x.device)
         positions = keys[kept:]
         mask = self._mask(positions, keys)
+        x = self._placed(x, positions)
         caches = []
         for layer, past in zip(self.layers, state.cache, strict=True):
             x, kv = layer(x, positions, mask, past)

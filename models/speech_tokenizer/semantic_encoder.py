@@ -8,32 +8,39 @@ Mimi (arXiv 2410.00037, split RVQ); supervised units follow CosyVoice 2 (arXiv 2
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .causal import AttentionState, CausalConv1d, CausalTransformer, Chain, Elu, State
+from .causal import AttentionState, CausalConv1d, CausalTransformer, Chain, Gelu, State
 
 HOP = 320
-_MEL_HOP, _WINDOW, _FFT = 160, 400, 512
+_MEL_HOP, _WINDOW = 160, 400
 
 
 def mel_filters(bands: int, fft: int, sample_rate: int = 16_000) -> Tensor:
-    """Triangular filters on the mel scale (HTK), shape (bands, fft // 2 + 1)."""
-    top = 2595.0 * torch.log10(torch.tensor(1.0 + sample_rate / 2 / 700.0)).item()
-    edges = 700.0 * (10.0 ** (torch.linspace(0.0, top, bands + 2) / 2595.0) - 1.0)
-    bins = torch.linspace(0.0, sample_rate / 2, fft // 2 + 1)
+    """Triangular filters of equal area on Slaney's mel scale, shape (bands, fft // 2 + 1)."""
+
+    def to_hertz(mel: Tensor) -> Tensor:
+        return torch.where(mel < 15.0, mel * 200 / 3, 1000.0 * torch.exp((mel - 15.0) * math.log(6.4) / 27.0))
+
+    top = 15.0 + 27.0 * math.log(sample_rate / 2000.0) / math.log(6.4)
+    edges = to_hertz(torch.linspace(0.0, top, bands + 2, dtype=torch.float64))
+    bins = torch.linspace(0.0, sample_rate / 2, fft // 2 + 1, dtype=torch.float64)
     rising = (bins[None] - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     falling = (edges[2:, None] - bins[None]) / (edges[2:] - edges[1:-1])[:, None]
-    return torch.minimum(rising, falling).clamp_min(0.0)
+    area = 2.0 / (edges[2:] - edges[:-2])[:, None]
+    return (torch.minimum(rising, falling).clamp_min(0.0) * area).float()
 
 
 class LogMel(nn.Module):
-    """Two 10 ms log-mel vectors a frame, from this frame's samples and 15 ms before them.
+    """A log-mel vector every 10 ms, scaled as Whisper's, from 25 ms of the past.
 
-    Shapes: (B, N) with N a multiple of 320, preceded by `context` samples of the past -> (B, N / 320, 2 * bands).
+    Shapes: (B, N) with N a multiple of 320, preceded by `context` samples of the past -> (B, bands, N / 160). Whisper
+    floors the spectrum 8 decades below its loudest bin; a stream cannot know that one, so the floor is fixed.
     """
 
     window: Tensor
@@ -43,14 +50,13 @@ class LogMel(nn.Module):
     def __init__(self, bands: int) -> None:
         super().__init__()
         self.register_buffer("window", torch.hann_window(_WINDOW), persistent=False)
-        self.register_buffer("filters", mel_filters(bands, _FFT), persistent=False)
+        self.register_buffer("filters", mel_filters(bands, _WINDOW), persistent=False)
 
     def forward(self, padded: Tensor) -> Tensor:
         frames = padded.float().unfold(-1, _WINDOW, _MEL_HOP) * self.window
-        power = torch.view_as_real(torch.fft.rfft(frames, _FFT)).square().sum(-1)
-        # The scale of the logarithm keeps speech at about zero mean and unit variance.
-        mel = (power @ self.filters.T + 1e-5).log() * 0.3 + 0.6
-        return mel.reshape(mel.shape[0], -1, 2 * mel.shape[-1])
+        power = torch.view_as_real(torch.fft.rfft(frames)).square().sum(-1)
+        mel = (power @ self.filters.T).clamp_min(10.0**-7).log10()
+        return ((mel + 4.0) / 4.0).transpose(1, 2)
 
 
 class FiniteScalarQuantizer(nn.Module):
@@ -86,11 +92,12 @@ class SemanticEncoderConfig:
     """Sizes of the semantic branch; `lookahead` and `window` are in frames of 20 ms."""
 
     bands: int = 80
-    dim: int = 256
-    layers: int = 6
-    heads: int = 4
+    dim: int = 512
+    layers: int = 4
+    heads: int = 8
     window: int = 100
-    lookahead: int = 4
+    lookahead: int = 6
+    reader_dim: int = 256
 
 
 @dataclass(frozen=True)
@@ -106,32 +113,39 @@ class SemanticState:
 
 
 class SemanticEncoder(nn.Module):
-    """Waveform (B, N) -> units (B, ceil(N / 320)). A unit sees `lookahead` frames of its future and a window of past."""
+    """Waveform (B, N) -> units (B, ceil(N / 320)). A unit sees `lookahead` frames of future and a window of past."""
 
     def __init__(self, config: SemanticEncoderConfig) -> None:
         super().__init__()
         self.config = config
         self.mel = LogMel(config.bands)
-        # Convolutions first: without them attention needs ten times the steps to find what neighbours mean.
+        # Convolutions, sinusoids and layers have the shapes of Whisper's encoder, so that it can start from one.
         self.front = Chain(
-            CausalConv1d(2 * config.bands, config.dim, 5), Elu(), CausalConv1d(config.dim, config.dim, 5), Elu()
+            CausalConv1d(config.bands, config.dim, 3), Gelu(), CausalConv1d(config.dim, config.dim, 3, 2), Gelu()
         )
-        self.transformer = CausalTransformer(config.dim, config.layers, config.heads, config.window)
+        self.transformer = CausalTransformer(config.dim, config.layers, config.heads, config.window, rotary=False)
         self.project = nn.Linear(config.dim, FiniteScalarQuantizer.digits)
+        # Keeps each digit's values spread over its four levels; without it the units gather in a few codes.
+        self.spread = nn.BatchNorm1d(FiniteScalarQuantizer.digits, affine=False)
         self.quantizer = FiniteScalarQuantizer()
 
-    def features(self, mel: Tensor) -> Tensor:
-        """Mel frames (B, T + lookahead, 2 * bands) -> values before quantisation (B, T, 5)."""
-        hidden = self.transformer(self.front(mel.transpose(1, 2)).transpose(1, 2))
-        return self.project(hidden[:, self.config.lookahead :])  # type: ignore[no-any-return]
+    def quantize(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """States (B, T, dim) -> levels in [-1, 1] (B, T, 5) and units (B, T)."""
+        values = self.spread(self.project(hidden).float().transpose(1, 2)).transpose(1, 2)
+        return self.quantizer(values)  # type: ignore[no-any-return]
+
+    def hidden(self, mel: Tensor, start: int = 0) -> Tensor:
+        """Mel (B, bands, 2 * (T + lookahead)) -> states (B, T, dim); `start` is the index of the first frame."""
+        states: Tensor = self.transformer(self.front(mel).transpose(1, 2), start)
+        return states[:, self.config.lookahead :]
 
     def mel_frames(self, wav: Tensor) -> Tensor:
-        """(B, N) -> (B, ceil(N / 320) + lookahead, 2 * bands); the future after the end is silence."""
+        """(B, N) -> (B, bands, 2 * (ceil(N / 320) + lookahead)); the future after the end is silence."""
         tail = -wav.shape[-1] % HOP + self.config.lookahead * HOP
         return self.mel(F.pad(wav, (self.mel.context, tail)))  # type: ignore[no-any-return]
 
     def forward(self, wav: Tensor) -> Tensor:
-        return self.quantizer(self.features(self.mel_frames(wav)))[1]  # type: ignore[no-any-return]
+        return self.quantize(self.hidden(self.mel_frames(wav)))[1]
 
     def init_state(self) -> SemanticState:
         """State of a stream that has heard nothing (batch 1)."""
@@ -154,10 +168,10 @@ class SemanticEncoder(nn.Module):
         if whole == 0:
             return torch.zeros(0, dtype=torch.int64), replace(state, pending=pending)
         padded = torch.cat([state.context, pending[:, :whole]], -1)
-        local, front = self.front.step(self.mel(padded).transpose(1, 2), state.front)
+        local, front = self.front.step(self.mel(padded), state.front)
         hidden, attention = self.transformer.step(local.transpose(1, 2), state.attention)
         dropped = min(state.skip, hidden.shape[1])
-        units = self.quantizer(self.project(hidden[:, dropped:]))[1][0]
+        units = self.quantize(hidden[:, dropped:])[1][0]
         context = padded[:, padded.shape[-1] - self.mel.context :]
         return units, SemanticState(pending[:, whole:], context, front, attention, state.skip - dropped)
 
@@ -165,24 +179,24 @@ class SemanticEncoder(nn.Module):
 class SemanticReader(nn.Module):
     """What supervises the units: characters by CTC, and the spectrum given the speaker.
 
-    Shapes: values (B, T, 5) -> characters (B, T, symbols) logits and mel (B, T, 2 * bands).
+    Shapes: values (B, T, 5) -> characters (B, T, symbols) logits and mel (B, bands, 2 * T).
     """
 
     def __init__(self, config: SemanticEncoderConfig, symbols: int, speakers: int) -> None:
         super().__init__()
-        self.embed = nn.Linear(FiniteScalarQuantizer.digits, config.dim)
-        self.transformer = CausalTransformer(config.dim, 2, config.heads, config.window)
-        self.characters = nn.Linear(config.dim, symbols)
-        self.spectrum_in = nn.Conv1d(FiniteScalarQuantizer.digits, config.dim, 9, padding=4)
-        self.speaker = nn.Embedding(speakers, config.dim)
-        self.spectrum_mid = nn.Conv1d(config.dim, config.dim, 5, padding=2)
-        self.spectrum_out = nn.Linear(config.dim, 2 * config.bands)
+        dim = config.reader_dim
+        self.embed = nn.Linear(FiniteScalarQuantizer.digits, dim)
+        self.transformer = CausalTransformer(dim, 2, config.heads // 2, config.window)
+        self.characters = nn.Linear(dim, symbols)
+        self.spectrum_in = nn.Conv1d(FiniteScalarQuantizer.digits, dim, 9, padding=4)
+        self.speaker = nn.Embedding(speakers, dim)
+        self.spectrum_mid = nn.Conv1d(dim, dim, 5, padding=2)
+        self.spectrum_out = nn.ConvTranspose1d(dim, config.bands, 2, 2)
 
     def forward(self, values: Tensor, speaker: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.read(values)
         hidden = F.relu(self.spectrum_in(values.transpose(1, 2)) + self.speaker(speaker)[:, :, None])
-        hidden = F.relu(self.spectrum_mid(hidden))
-        return logits, self.spectrum_out(hidden.transpose(1, 2))
+        return logits, self.spectrum_out(F.relu(self.spectrum_mid(hidden)))
 
     def read(self, values: Tensor) -> Tensor:
         """Character logits (B, T, symbols)."""

@@ -60,7 +60,7 @@ def align(log_probs: NDArray[np.float32], targets: list[list[int]], frames: list
         path = np.empty(length, np.int64)
         for t in range(length - 1, -1, -1):
             path[t] = state
-            state -= came[i, t, state]
+            state -= int(came[i, t, state])
         paths.append(path)
     return paths
 
@@ -99,8 +99,9 @@ def extract(corpus: Corpus, module: SemanticUnits, folder: Path, *, batch_second
         chosen = [everything[i] for i in batches(step)]
         step += 1
         wav, frames = pad_audio(corpus, chosen)
+        mel = module.encoder.mel_frames(wav)
         with torch.autocast("cpu", torch.bfloat16):
-            values, index = module.encoder.quantizer(module.encoder.features(module.encoder.mel_frames(wav)))
+            values, index = module.encoder.quantize(module.encoder.hidden(mel))
             logits = module.reader.read(values).float().log_softmax(-1).numpy()
         usable = [i for i, u in enumerate(chosen) if u.text.split() and all(map(spell, u.text.split()))]
         targets = [_targets(chosen[i].text) for i in usable]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from speechgpt_gen.kernels.attention import attention_with_kvcache
+from speechgpt_gen.kernels.attention import attend, attention_with_kvcache
 
 
 def reference(q: Tensor, keys: Tensor, values: Tensor, length: int) -> Tensor:
@@ -77,3 +77,16 @@ def test_sixteen_bit_cache_under_fp32_queries() -> None:
     out = attention_with_kvcache(q, cache, cache.clone(), k, v, cache_seqlens=0)
     assert out.dtype == torch.float32
     torch.testing.assert_close(out[0].double(), reference(q[0], k[0], v[0], 0), atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_with_gradients_equals_attention_without(causal: bool) -> None:
+    q, k, v = torch.randn(3, 2, 4, 7, 8, requires_grad=True).unbind(0)
+    mask = None if causal else torch.rand(2, 1, 7, 7) < 0.7
+    if mask is not None:
+        mask |= torch.eye(7, dtype=torch.bool)
+    plain = attend(q, k, v, mask, causal=causal)
+    with torch.no_grad():
+        fused = attend(q, k, v, mask, causal=causal)
+    assert plain.requires_grad
+    torch.testing.assert_close(plain, fused, atol=1e-6, rtol=1e-5)
