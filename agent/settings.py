@@ -108,7 +108,7 @@ class Settings(BaseSettings):
     )
     connect_timeout_s: float = Field(30.0, gt=0, description="A call that has not connected by then frees its slot.")
     peer_timeout_s: float = Field(
-        15.0, gt=0, description="Silence on the wire that ends a call: browsers report every 7.5 s at the least."
+        6.0, gt=0, description="A call is over when its peer has not even answered a check for this long."
     )
     max_offer_bytes: int = Field(2**18, ge=4096, description="Largest SDP offer with its session, in bytes.")
 

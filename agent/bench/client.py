@@ -62,11 +62,12 @@ async def connect_client(
     kind = WebRtcClient if transport == "webrtc" else WebSocketClient
     client = kind(url.rstrip("/"), clock, token)
     try:
-        async with asyncio.timeout(15):
-            await client.open()
+        try:
+            async with asyncio.timeout(15):
+                await client.open()
+        except TimeoutError:
+            raise ServerError(f"no {transport} connection with {url} within 15 s") from None
         yield client
-    except TimeoutError:
-        raise ServerError(f"no {transport} connection with {url} within 15 s") from None
     finally:
         await client.close()
 

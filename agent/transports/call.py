@@ -21,7 +21,7 @@ from ...streaming.playout import Playout
 from ..events import EventError, ServerEvent
 from ..session.conversation import Conversation
 from ..settings import Settings
-from .ice import choose_addresses, host_addresses, ice_servers, is_loopback
+from .ice import choose_addresses, host_addresses, ice_servers, is_alive, is_loopback
 from .offer import CallError, Offer
 from .receive import AudioReceiver, tap
 from .track import PlayoutTrack
@@ -36,6 +36,7 @@ MAX_WAITING = 256
 """Client events that may wait to be worked off; a data channel cannot be told to wait, so a flood ends the call."""
 
 _TICK = 0.02
+_LOOK = 0.5
 _GRACE = 2.0
 """Seconds that a conversation may take to end by itself before it is cancelled."""
 
@@ -171,6 +172,7 @@ class Call:
         talk = self._talk
         talk.add_done_callback(lambda _: self._end("conversation_ended"))
         work = [
+            asyncio.create_task(self._tick(), name=f"ticks of {self.id}"),
             asyncio.create_task(self._watch(), name=f"watch of {self.id}"),
             asyncio.create_task(self._read(), name=f"events of {self.id}"),
         ]
@@ -195,27 +197,30 @@ class Call:
             self.conversation.receive(await self._inbox.get())
             await self.conversation.settled()
 
-    async def _watch(self) -> None:
-        """Keep the receiver's time; end a call that never connects or whose peer has gone silent in every way."""
-        connected_by = self._clock.now() + self._settings.connect_timeout_s
-        received, since, next_look = -1, self._clock.now(), 0.0
+    async def _tick(self) -> None:
+        """Keep the receiver's time."""
         while True:
             await self._clock.sleep(_TICK)
             self.receiver.tick()
+
+    async def _watch(self) -> None:
+        """End a call that never connects, or whose peer is gone without a good-bye (a closed tab says none)."""
+        now = self._clock.now()
+        connect_by, last_sign, received = now + self._settings.connect_timeout_s, now, -1
+        while True:
+            await self._clock.sleep(_LOOK)
             now = self._clock.now()
-            if now < next_look or self._peer is None:
-                continue
-            next_look = now + 1.0
-            if self._peer.connectionState != "connected":
-                if now > connected_by:
+            peer = self._peer
+            if peer is None or peer.connectionState != "connected":
+                if now > connect_by:
                     self._end("not_connected")
-                since = now
+                last_sign = now
                 continue
-            connected_by = float("inf")
-            count = await _packets_received(self._peer)
-            if count != received:
-                received, since = count, now
-            elif now - since > self._settings.peer_timeout_s:
+            connect_by = float("inf")
+            count = await _packets_received(peer)
+            if count != received or await is_alive(peer.getTransceivers()[0].sender.transport.transport):
+                received, last_sign = count, self._clock.now()
+            elif now - last_sign > self._settings.peer_timeout_s:
                 self._end("peer_silent")
 
     async def _close_peer(self) -> None:
