@@ -42,12 +42,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, causa
     """
     if not torch.is_grad_enabled() or q.device.type != "cpu":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    scores: Tensor = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if causal:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    return scores.softmax(-1).to(v.dtype) @ v
+    attended: Tensor = scores.softmax(-1).to(v.dtype) @ v
+    return attended
 
 
 def _uniform(

@@ -73,7 +73,8 @@ class ResidualUnit(nn.Module):
         return self.narrow.init_state(batch)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.widen(F.elu(self.narrow(F.elu(x))))
+        y: Tensor = self.widen(F.elu(self.narrow(F.elu(x))))
+        return x + y
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         y, state = self.narrow.step(F.elu(x), state)

@@ -40,7 +40,8 @@ class SpectralLoss(nn.Module):
         spectrum = torch.stft(wav, size, size // 4, window=window, return_complex=True)
         power = torch.view_as_real(spectrum).square().sum(-1)
         magnitude = (power.transpose(1, 2) @ self.get_buffer(f"mel{size}").T).clamp_min(1e-8).sqrt()
-        return magnitude / size**0.5
+        scaled: Tensor = magnitude / size**0.5
+        return scaled
 
     def forward(self, wav: Tensor, truth: Tensor) -> Tensor:
         total = wav.new_zeros(())
@@ -90,7 +91,7 @@ class CodebookLearner:
 
     def _nearest(self, level: int, residual: Tensor) -> Tensor:
         book = self.vectors[level]
-        return torch.cat([(r @ book.T - 0.5 * book.square().sum(-1)).argmax(-1) for r in residual.split(8192)])
+        return torch.cat([(r @ book.T - 0.5 * book.square().sum(-1)).argmax(-1) for r in torch.split(residual, 8192)])
 
     def _assign(self, level: int, values: Tensor, index: Tensor, fallback: Tensor) -> None:
         count = torch.bincount(index, minlength=len(fallback)).to(values.dtype)
@@ -104,9 +105,9 @@ class AcousticConfig:
 
     tokenizer: StreamingTokenizerConfig = field(default_factory=StreamingTokenizerConfig)
     loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(steps=6000, learning_rate=1e-3, warmup=200, weight_decay=0.0, save_every=100)
+        default_factory=lambda: LoopConfig(steps=1500, learning_rate=1e-3, warmup=200, weight_decay=0.0, save_every=50)
     )
-    continuous_steps: int = 2000
+    continuous_steps: int = 450
     batch: int = 8
     crop_frames: int = 64
     wave_weight: float = 4.0

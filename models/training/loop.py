@@ -123,7 +123,7 @@ class Loop:
                 if not math.isfinite(values["loss"]):
                     raise DivergedError(f"loss is {values['loss']} at step {self.step}: lower the learning rate")
                 self.optimizer.zero_grad(set_to_none=True)
-                terms["loss"].backward()
+                terms["loss"].backward()  # type: ignore[no-untyped-call]
                 norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.config.clip)
                 if torch.isfinite(norm):
                     self.optimizer.step()

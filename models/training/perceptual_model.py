@@ -23,9 +23,9 @@ from .loop import Loop, LoopConfig
 class PerceptualRecipe:
     """Settings; `batch_frames` counts padded frames of 20 ms."""
 
-    model: BlockCausalConfig = field(default_factory=BlockCausalConfig)
+    model: BlockCausalConfig = field(default_factory=lambda: BlockCausalConfig(depth=6))
     loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(steps=3000, learning_rate=1e-3, warmup=150, save_every=100, ema=0.998)
+        default_factory=lambda: LoopConfig(steps=1500, learning_rate=1e-3, warmup=100, save_every=100, ema=0.99)
     )
     batch_frames: int = 6000
     longest_frames: int = 400

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..semantic import sequences
+from ..semantic.layout import Mode
 from ..semantic.llama import SemanticConfig, SemanticModel
 from ..semantic.pieces import Message
 from ..semantic.sequences import IGNORED, Labelled, TimedWord
@@ -36,7 +37,7 @@ class SemanticRecipe:
     heads: int = 4
     kv_heads: int = 2
     loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(steps=2400, learning_rate=1.5e-3, warmup=150, save_every=100, ema=0.995)
+        default_factory=lambda: LoopConfig(steps=1600, learning_rate=1.5e-3, warmup=100, save_every=100, ema=0.99)
     )
     batch_tokens: int = 9000
     delay: int = 3
@@ -44,7 +45,7 @@ class SemanticRecipe:
     history: float = 0.15
     typed: float = 0.1
     read_question: float = 0.35
-    listen_weight: float = 0.15
+    listen_weight: float = 0.5
 
 
 def model_config(recipe: SemanticRecipe, vocabulary: SpeechVocabulary) -> SemanticConfig:
@@ -107,12 +108,11 @@ class Builder:
         words = [TimedWord(w, min(e + self.recipe.delay, len(s.units))) for w, e in zip(s.words, s.ends, strict=True)]
         return sequences.heard(self.vocabulary, s.units.tolist(), words)
 
-    def spoken_answer(self, u: Utterance, mode: str, *, learn_text: bool) -> Labelled:
+    def spoken_answer(self, u: Utterance, mode: Mode, *, learn_text: bool) -> Labelled:
         """An utterance as the agent's answer."""
         s = self.spoken[u.id]
         words = [TimedWord(w, c) for w, c in zip(s.words, s.cuts, strict=True)]
-        mode_ = "direct" if mode == "direct" else "text"
-        return sequences.answer(self.vocabulary, s.units.tolist(), words, mode_, learn_text=learn_text)
+        return sequences.answer(self.vocabulary, s.units.tolist(), words, mode, learn_text=learn_text)
 
     def build(self, document: Document, rng: np.random.Generator) -> Labelled:
         """The sequence of one document."""
@@ -128,7 +128,7 @@ class Builder:
             made = made + (sequences.typed(self.vocabulary, heard.text) if typed else self.heard(heard))
         if document.spoken is not None:
             asked = document.kind == "dialogue"
-            mode = "direct" if asked and rng.random() < self.recipe.direct else "text"
+            mode: Mode = "direct" if asked and rng.random() < self.recipe.direct else "text"
             made = made + self.spoken_answer(document.spoken, mode, learn_text=asked)
         return made
 
