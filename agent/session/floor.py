@@ -12,7 +12,7 @@ from typing import Literal
 
 from ...models.semantic.pieces import Message
 from ...streaming.clock import Clock
-from ...streaming.engine.protocol import EngineSession, Finished, Generation, Output, Request, Transcript
+from ...streaming.engine.protocol import EngineSession, Generation, Output
 from ...streaming.frames import Pcm, milliseconds, samples, samples_of_ms, seconds
 from ...streaming.playout import Playout
 from ...streaming.turns import SoftEnd, Speech, SpeechResumed, SpeechStarted, TurnEnded, TurnEvent, TurnSegmenter
@@ -32,6 +32,7 @@ from ..events import EventError, ServerEvent
 from ..settings import Settings
 from .codec import AudioEncoder
 from .config import known_voice, turn_options
+from .ears import Ears
 from .items import Entry, Items, heard_words, history
 from .pacing import Pacer
 from .plan import Plan, make_plan, make_request, modality
@@ -83,13 +84,10 @@ class Floor:
         self.speaker = Speaker(playout, pacer, clock, emit, self._on_closed)
         self._slot, self._voices, self._session, self._items, self._settings = slot, voices, session, items, settings
         self._clock, self._emit, self._follow = clock, emit, follow
+        self._ears = Ears(slot, items, follow)
         self._in_events = pacer is not None
         self._segmenter = TurnSegmenter(vad)
         self._speculation: Speculation | None = None
-        self._scribe: tuple[Generation, UserSpeech] | None = None
-        # What the engine listens to: whose speech, after which history, and how many chunks of it.
-        self._listening: tuple[UserSpeech, tuple[Message, ...]] | None = None
-        self._fed = 0
         self._received = 0
         self._offset = 0
         self._owed = False
@@ -227,60 +225,22 @@ class Floor:
         # The segmenter counts only what it was pushed; what came meanwhile in manual mode lies between.
         self._offset = self._received - self._segmenter.position
 
-    # The engine listens --------------------------------------------------------------------------------------------
-
     def _feed(self, speech: UserSpeech, before: tuple[Message, ...] | None = None) -> None:
-        """Let the engine hear what it has not heard of this speech, after the history as it is now.
-
-        While it speaks it cannot listen: the sound waits in the turn.
-        """
+        """Let the engine hear the user, after the history as it is now. While it speaks the sound waits in the turn."""
         if self.speaker.reply is not None:
             return
         if before is None:
             entries = self._items.before(speech.item_id)
             before = history(entries, self._session.instructions, self._settings.history_turns)
-        if self._listening is None or self._listening[0] is not speech or self._listening[1] != before:
+        if self._ears.feed(speech, before):
             self._roll_back()
-            self._stop_scribe()
-            self._slot.begin_turn(before)
-            self._listening, self._fed = (speech, before), 0
-        for pcm in speech.chunks[self._fed :]:
-            self._slot.listen(pcm)
-        self._fed = len(speech.chunks)
         if self._speculation is None:
-            speech.heard(self._slot.heard)
+            speech.heard(self._ears.heard)
 
     def _transcribe(self, speech: UserSpeech) -> None:
-        """Only finish the transcript: nobody has asked for an answer yet."""
         if self.speaker.reply is None:
             self._feed(speech)
-            generation = self._slot.generate(Request(kind="transcribe"))
-            self._scribe = (generation, speech)
-            self._follow(generation)
-
-    def _stop_scribe(self) -> None:
-        """The engine is needed for something else: a transcript ends with the words there are."""
-        if self._scribe is not None:
-            generation, speech = self._scribe
-            self._scribe = None
-            generation.cancel()
-            self._finish_transcript(speech, speech.transcript)
-
-    def _on_transcript(self, speech: UserSpeech, output: Output) -> None:
-        if isinstance(output, Finished):
-            self._finish_transcript(speech, speech.transcript)
-        elif isinstance(output, Transcript) and output.final:
-            self._finish_transcript(speech, output.text)
-        elif isinstance(output, Transcript):
-            speech.heard(output.text)
-
-    def _finish_transcript(self, speech: UserSpeech, text: str) -> None:
-        speech.finish(text)
-        entry = self._items.find(speech.item_id)
-        if entry is not None and isinstance(entry.item, MessageItem):
-            spoken = next((part for part in entry.item.content if part.type == "input_audio"), None)
-            if spoken is not None:
-                spoken.transcript = speech.transcript
+            self._ears.transcribe(speech)
 
     # The agent answers ---------------------------------------------------------------------------------------------
 
@@ -354,15 +314,12 @@ class Floor:
         reply = self.speaker.reply
         if self._speculation is not None and self._speculation.generation.id == generation_id:
             self._speculation.outputs.append(output)
-        elif self._scribe is not None and self._scribe[0].id == generation_id:
-            speech = self._scribe[1]
-            if isinstance(output, Finished):
-                self._scribe = None
-            self._on_transcript(speech, output)
         elif reply is not None and reply.generation.id == generation_id:
             if reply.source is not None:
-                self._on_transcript(reply.source, output)
+                self._ears.take(reply.source, output)
             self.speaker.take(reply, output)
+        else:
+            self._ears.on_output(generation_id, output)
 
     def _speculate(self, turn: UserSpeech) -> None:
         detection = self._session.audio.input.turn_detection
@@ -371,7 +328,7 @@ class Floor:
             return
         request = make_request(_SESSION_DEFAULTS, self._session, self._settings, None)
         voice = self._session.audio.output.voice
-        plan = Plan(request, self._listening[1] if self._listening is not None else (), turn)
+        plan = Plan(request, self._ears.history, turn)
         generation = self._generate(plan, voice)
         self._speculation = Speculation(generation, plan, voice, self._clock.now())
 
@@ -386,13 +343,10 @@ class Floor:
             self._slot.set_voice(voice)
             self._voice = voice
         if plan.speech is not None:
-            if self._scribe is not None and self._scribe[1] is plan.speech:
-                self._scribe = None  # the answer brings the same transcript
+            self._ears.answered(plan.speech)
             self._feed(plan.speech, plan.history)
         else:
-            self._stop_scribe()
-            self._slot.begin_turn(plan.history)
-            self._listening = None
+            self._ears.begin_typed(plan.history)
         generation = self._slot.generate(plan.request)
         self._follow(generation)
         return generation
@@ -422,7 +376,7 @@ class Floor:
 
     def _on_closed(self, reply: Reply) -> None:
         if reply.source is not None:
-            self._finish_transcript(reply.source, reply.source.transcript)
+            self._ears.finish(reply.source, reply.source.transcript)
             entry = self._items.find(reply.source.item_id)
             if entry is not None and reply.in_conversation:
                 entry.speech = None
