@@ -32,7 +32,7 @@ from .voice import MAX_VOICE_SECONDS, MIN_VOICE_SECONDS, Voice
 LISTEN_SAMPLES = 8 * HOP
 """Heard audio is worked off in pieces of 160 ms: eight units cost little more than one."""
 
-_PROMPTS_KEPT = 16
+_PROMPTS_KEPT = 8
 
 
 Answering = Generator[Piece, None, None]

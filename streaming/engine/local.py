@@ -133,10 +133,11 @@ class LocalEngine:
         if bundle.device.type == "cpu":
             # Two threads of one core each: with more, OpenMP's barriers make each wait for the other's cores.
             torch.set_num_threads(1)
-        speaking = SpeakingThread(Speaker(bundle))
+        speaker = Speaker(bundle)
+        speaking = SpeakingThread(speaker)
         slots = [Slot(bundle, speaking.speak, self._now) for _ in range(self._count)]
         parts = _Parts(bundle, slots, ListeningThread(slots, self._changed, self._now), speaking)
-        _warm_up(bundle)
+        _warm_up(bundle, speaker)
         parts.start()
         return parts
 
@@ -217,7 +218,7 @@ class LocalSession:
         return self._slot
 
 
-def _warm_up(bundle: Bundle) -> None:
+def _warm_up(bundle: Bundle, speaker: Speaker) -> None:
     """Hear and say something once: what is broken shows now, and the first listener doesn't pay for first calls."""
     try:
         listener = Listener(bundle)
@@ -225,8 +226,7 @@ def _warm_up(bundle: Bundle) -> None:
         listener.listen(noise.astype(np.float32))
         for _ in listener.transcribe():
             pass
-        voice = bundle.voice(None)
-        utterance = Speaker(bundle).open(voice, 0)
+        utterance = speaker.open(bundle.voice(None), 0)
         said = listener.say("hello", seed=0)
         units = [piece.index for piece, _ in zip(said, range(40), strict=False) if isinstance(piece, Unit)]
         said.close()

@@ -69,14 +69,16 @@ async def test_an_answer_is_not_generated_far_ahead_of_its_listener(bundle: Bund
     session.begin_turn([])
     generation = session.generate(replace(LONG, max_ahead_seconds=1.0))
     outputs: list[Output] = []
+    audible = asyncio.Event()
 
     async def listen() -> None:
         async for output in generation:
             outputs.append(output)
+            if isinstance(output, Audio):
+                audible.set()
 
     listener = asyncio.create_task(listen())
-    while not any(isinstance(output, Audio) for output in outputs):
-        await asyncio.sleep(0.01)
+    await audible.wait()
     seen = -1
     while len(outputs) > seen:  # time stands still: wait until nothing comes any more
         seen = len(outputs)
