@@ -163,3 +163,9 @@ async def call() -> AsyncIterator[Call]:
     for caller in callers:
         caller.task.cancel()
         await asyncio.gather(caller.task, return_exceptions=True)
+
+
+@pytest.fixture(scope="session")
+def caller_class() -> type[Caller]:
+    """The caller, for tests that make their own event loop."""
+    return Caller
