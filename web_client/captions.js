@@ -60,7 +60,7 @@ export class Captions {
     const [heard, unheard] = splitHeard(line);
     const words = make("p", "words");
     words.append(heard);
-    if (unheard) words.append(make("s", "unheard", unheard));
+    if (unheard) words.append(" ", make("s", "unheard", unheard.trim()));
     if (line.text === "" && line.status === "open") words.append(dots());
     if (line.status === "cut") words.append(make("span", "mark", "interrupted"));
     if (line.status === "failed") words.append(make("span", "mark", line.role === "user" ? "not understood" : "failed"));

@@ -21,6 +21,7 @@
  * @property {string | null} response
  * @property {number} from When the user's last sound was, or when a typed turn or a held button was sent; page time.
  * @property {Marks} marks
+ * @property {Pick<Marks, "token" | "audio">} arrived When the events that tell of them came here.
  * @property {Record<string, number>} server The server's timings, by their names in the protocol.
  */
 
@@ -87,10 +88,10 @@ export class LatencyLog {
         break;
       case "response.output_audio_transcript.delta":
       case "response.output_text.delta":
-        if (this.pending?.response === event.response_id) this.#mark("token", at);
+        if (this.pending?.response === event.response_id) this.pending.arrived.token ??= at - this.pending.from;
         break;
       case "output_audio_buffer.started":
-        if (this.pending?.response === event.response_id) this.#mark("audio", at);
+        if (this.pending?.response === event.response_id) this.pending.arrived.audio ??= at - this.pending.from;
         break;
       case "response.done":
         this.#server(event.response.id, event.response.metadata ?? {});
@@ -105,6 +106,7 @@ export class LatencyLog {
       number: this.turns.length + 1,
       response: null,
       from,
+      arrived: { token: null, audio: null },
       marks: { end: null, token: null, audio: null, played: null },
       server: {},
     };
@@ -121,9 +123,11 @@ export class LatencyLog {
     if (!turn) return;
     for (const [name, value] of Object.entries(metadata))
       if (name.endsWith("_ms") && value !== "" && Number.isFinite(Number(value))) turn.server[name] = Number(value);
-    turn.marks.end = turn.server["end_of_turn_ms"] ?? turn.marks.end;
-    turn.marks.token = turn.server["first_token_ms"] ?? turn.marks.token;
-    turn.marks.audio = turn.server["first_audio_ms"] ?? turn.marks.audio;
+    // The two timelines are joined at the end of the turn, the instant that both know.
+    const { end_of_turn_ms: end, first_token_ms: token, first_audio_ms: audio } = turn.server;
+    const shift = turn.marks.end !== null && end !== undefined ? turn.marks.end - end : 0;
+    turn.marks.token = token === undefined ? turn.arrived.token : Math.max(token + shift, 0);
+    turn.marks.audio = audio === undefined ? turn.arrived.audio : Math.max(audio + shift, 0);
   }
 }
 

@@ -83,11 +83,13 @@ export class LatencyPanel {
     bar.setAttribute("aria-hidden", "true");
     let from = 0;
     for (const mark of MARKS) {
-      const until = turn.marks[mark] ?? from;
+      const until = turn.marks[mark] ?? 0;
+      // What was prepared before the turn was over took no time of its own.
+      if (until <= from) continue;
       const piece = make("i", mark);
-      piece.style.width = `${(100 * Math.max(until - from, 0)) / longest}%`;
+      piece.style.width = `${(100 * (until - from)) / longest}%`;
       bar.append(piece);
-      from = Math.max(until, from);
+      from = until;
     }
     const cells = MARKS.map((mark) => make("td", "", ms(turn.marks[mark])));
     cells.at(-1)?.append(bar);

@@ -212,7 +212,17 @@ function applyMicrophone() {
   for (const track of microphone?.getAudioTracks() ?? []) track.enabled = on;
 }
 
-const here = () => stage({ status, phase: phase(conversation), mode: settings.mode, microphone: microphone !== null, muted, held, now: performance.now() });
+const here = () =>
+  stage({
+    status,
+    phase: phase(conversation),
+    mode: settings.mode,
+    microphone: microphone !== null,
+    muted,
+    held,
+    keyboard: matchMedia("(hover: hover)").matches,
+    now: performance.now(),
+  });
 
 function tap() {
   switch (here().action) {
@@ -283,6 +293,8 @@ async function switchMicrophone() {
 
 watchTalkButton(talkButton, { holding: () => here().action === "hold", tap, press, release });
 element("end", HTMLButtonElement).addEventListener("click", end);
+// A tab that is closed says no good-bye by itself, and its slot would stay taken for some seconds.
+addEventListener("pagehide", () => connection.close());
 element("type", HTMLFormElement).addEventListener("submit", (event) => {
   event.preventDefault();
   const input = element("type-text", HTMLInputElement);

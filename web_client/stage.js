@@ -22,6 +22,7 @@
  * @property {boolean} microphone There is one in this call.
  * @property {boolean} muted
  * @property {boolean} held
+ * @property {boolean} keyboard Worth mentioning here.
  * @property {number} now On the clock of `performance.now()`.
  */
 
@@ -29,10 +30,10 @@
  * @param {Situation} situation
  * @returns {Stage}
  */
-export function stage({ status, phase, mode, microphone, muted, held, now }) {
+export function stage({ status, phase, mode, microphone, muted, held, keyboard, now }) {
   switch (status.state) {
     case "closed":
-      return { look: "off", title: "Ready when you are", label: "Start talking", hint: "Press the button, or the space bar", action: "start" };
+      return { look: "off", title: "Ready when you are", label: "Start talking", hint: `Press the button${keyboard ? ", or the space bar" : ""}`, action: "start" };
     case "connecting":
       return { look: "connecting", title: "Connecting…", label: "Cancel", hint: "Press to cancel", action: "cancel" };
     case "waiting": {
@@ -44,9 +45,10 @@ export function stage({ status, phase, mode, microphone, muted, held, now }) {
   }
   const busy = phase === "thinking" || phase === "speaking";
   if (mode === "hold" && microphone) {
+    const it = keyboard ? "the button or the space bar" : "the button";
     if (held) return { look: "hearing", title: "Listening", label: "Release to send", hint: "Release to send", action: "hold" };
     const title = phase === "thinking" ? "Thinking" : phase === "speaking" ? "Speaking" : "Hold to talk";
-    const hint = busy ? "Hold the button or the space bar to interrupt" : "Hold the button or the space bar while you speak";
+    const hint = busy ? `Hold ${it} to interrupt` : `Hold ${it} while you speak`;
     return { look: busy ? phase : "muted", title, label: "Hold to talk", hint, action: "hold" };
   }
   if (phase === "thinking") return { look: phase, title: "Thinking", label: "Stop the answer", hint: "Press to stop", action: "stop" };

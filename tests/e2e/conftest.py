@@ -39,9 +39,8 @@ FLAGS = [
     "--use-fake-device-for-media-stream",
     "--host-resolver-rules=MAP insecure.test 127.0.0.1",
 ]
-SPEECH_SECONDS = 1.4
-LOOP_SECONDS = 8.0
-"""The microphone says something once per so many seconds."""
+LEAD_SECONDS, SPEECH_SECONDS, LOOP_SECONDS = 0.9, 1.6, 8.0
+"""Whenever it is opened the microphone is quiet for a moment, speaks, and is quiet; then again, until it is closed."""
 
 STATE = "speechgpt-gen.settings"
 RAW = {"clean": False}
@@ -134,8 +133,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         if os.environ.get("SPEECHGPT_GEN_REQUIRE_BROWSER") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
-    quiet = np.zeros(round((LOOP_SECONDS - SPEECH_SECONDS) * 16_000), np.float32)
-    recording = np.concatenate([quiet[: len(quiet) // 3], utterance(SPEECH_SECONDS), quiet[len(quiet) // 3 :]])
+    recording = np.zeros(round(LOOP_SECONDS * 16_000), np.float32)
+    question = utterance(SPEECH_SECONDS)
+    recording[round(LEAD_SECONDS * 16_000) :][: len(question)] = question
     microphone = write_wav(tmp_path_factory.mktemp("microphone") / "question.wav", recording)
     with sync_playwright() as playwright:
         flags = [*FLAGS, f"--use-file-for-fake-audio-capture={microphone}"]

@@ -54,7 +54,7 @@ test("settings come back as they were kept, whatever else the storage holds", ()
   saveSettings(forbidden, chosen);
 });
 
-const CALM = { status: { state: "open" }, phase: "listening", mode: "open", microphone: true, muted: false, held: false, now: 0 };
+const CALM = { status: { state: "open" }, phase: "listening", mode: "open", microphone: true, muted: false, held: false, keyboard: true, now: 0 };
 
 test("the button does what its label says in every situation", () => {
   const action = (change) => stage({ ...CALM, ...change }).action;
