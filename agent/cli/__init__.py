@@ -7,8 +7,6 @@ import sys
 
 import typer
 
-from ...models.errors import SpeechGPTGenError
-
 COMMANDS = ("serve", "offline", "train", "bench")
 """Modules of this package; each adds its commands by `register(app)`."""
 
@@ -35,13 +33,8 @@ def make_app() -> typer.Typer:
 
 
 def main() -> None:
-    """Run the command line: what a user can mend is one line on stderr and exit code 2."""
+    """Run the command line."""
     try:
         make_app()()
-    except SpeechGPTGenError as error:
-        print(f"speechgpt-gen: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(141)

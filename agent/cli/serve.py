@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 
 from ...models.errors import ConfigError, EngineError
 from ..settings import CONFIG_ENV, ENV_PREFIX, Settings, load_settings
+from .errors import user_errors
 
 GRACE_S = 3
 """Seconds that open connections get to end when the server stops."""
@@ -24,7 +25,7 @@ GRACE_S = 3
 def register(app: typer.Typer) -> None:
     """Add `serve` to the command line."""
     app.command(help="Start the server: the page at / and the OpenAI Realtime protocol at /v1/realtime.")(
-        with_setting_flags(_serve)
+        with_setting_flags(user_errors(_serve))
     )
 
 
