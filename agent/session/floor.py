@@ -12,7 +12,7 @@ from typing import Literal
 
 from ...models.semantic.pieces import Message
 from ...streaming.clock import Clock
-from ...streaming.engine.protocol import EngineSession, Generation, Output
+from ...streaming.engine.protocol import EngineSession, Generation, Output, Transcript
 from ...streaming.frames import Pcm, milliseconds, samples, samples_of_ms, seconds
 from ...streaming.playout import Playout
 from ...streaming.turns import SoftEnd, Speech, SpeechResumed, SpeechStarted, TurnEnded, TurnEvent, TurnSegmenter
@@ -317,7 +317,10 @@ class Floor:
         elif reply is not None and reply.generation.id == generation_id:
             if reply.source is not None:
                 self._ears.take(reply.source, output)
-            self.speaker.take(reply, output)
+            if isinstance(output, Transcript) and output.final and not output.text.strip():
+                self.speaker.nothing_said(reply)
+            else:
+                self.speaker.take(reply, output)
         else:
             self._ears.on_output(generation_id, output)
 

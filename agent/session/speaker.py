@@ -68,6 +68,11 @@ class Speaker:
         if self.reply is not None:
             self._cut(self.reply, StatusDetails(type="cancelled", reason=reason))
 
+    def nothing_said(self, reply: Reply) -> None:
+        """What was taken for speech had no words: a cough gets no answer, and is nobody's error."""
+        error = ResponseError(code="no_speech", message="no words were heard in this turn")
+        self._cut(reply, StatusDetails(type="failed", error=error))
+
     def tick(self) -> None:
         """Called every 20 ms or so: sends sound that is due, and ends what has been heard to its end."""
         reply = self.reply
@@ -114,12 +119,12 @@ class Speaker:
         reply.finished = finished
         if finished.reason in ("failed", "cancelled"):
             message = finished.error or "the engine has stopped this answer"
-            silent = reply.source is not None and not reply.source.transcript
-            code = "no_speech" if silent else "engine_error"
-            if not silent:  # a cough is nobody's error
-                self._emit(EventError(code, message, type="server_error").event())
-            details = StatusDetails(type="failed", error=ResponseError(code=code, message=message))
-            self._cut(reply, details)
+            if reply.source is not None and not reply.source.transcript:
+                self.nothing_said(reply)
+                return
+            self._emit(EventError("engine_error", message, type="server_error").event())
+            error = ResponseError(code="engine_error", message=message)
+            self._cut(reply, StatusDetails(type="failed", error=error))
         elif reply.modality == "text":
             self._close(reply, StatusDetails(type="completed"), None)
         else:

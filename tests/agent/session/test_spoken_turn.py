@@ -194,12 +194,18 @@ async def test_create_response_false_transcribes_and_waits_for_the_client(call):
     assert len(caller.all("conversation.item.input_audio_transcription.completed")) == 1
 
 
-async def test_noise_without_words_is_nobodys_error(call):
-    caller = call(transcript="")
+@pytest.mark.parametrize("transcript", ["", " "])
+async def test_noise_without_words_gets_no_answer_and_is_nobodys_error(call, transcript):
+    caller = call(transcript=transcript)
     await caller.say(0.5, 1.0)
     assert "error" not in caller.types
     assert caller.one("response.done")["response"]["status"] == "failed"
     assert caller.one("response.done")["response"]["status_details"]["error"]["code"] == "no_speech"
+    assert "response.output_audio.delta" not in caller.types
+    caller.engine.transcript = "hello"
+    await caller.say(1.0, 6.0)
+    assert caller.answers[-1][0] == "completed"
+    assert caller.history == []
 
 
 async def test_an_engine_failure_is_told_and_the_session_lives(call):
