@@ -175,12 +175,17 @@ def save_bundle(bundle: Bundle, folder: str | Path, packing: Mapping[str, Packin
     (folder / "config.json").write_text(json.dumps(to_json(bundle.config), indent=1) + "\n")
     for part in PARTS:
         state = getattr(bundle, part).state_dict()
-        save_file(pack(state, (packing or {}).get(part, "float32")), folder / f"{part}.safetensors")
+        _write(pack(state, (packing or {}).get(part, "float32")), folder / f"{part}.safetensors")
     voices: dict[str, Tensor] = {}
     for name, voice in bundle.voices.items():
         voices[f"{name}.units"] = voice.units.to("cpu", torch.int16)
         voices[f"{name}.latents"] = voice.latents.to("cpu", torch.float32).contiguous()
-    save_file(voices, folder / "voices.safetensors")
+    _write(voices, folder / "voices.safetensors")
+
+
+def _write(tensors: dict[str, Tensor], path: Path) -> None:
+    save_file(tensors, path)
+    path.chmod(0o644)  # it is written for its owner alone, and a server may run as somebody else
 
 
 def builtin_models() -> dict[str, Path]:

@@ -34,6 +34,9 @@ LISTEN_SAMPLES = 8 * HOP
 
 _PROMPTS_KEPT = 8
 
+_SOUND_SEED = 0x736F756E64
+"""Makes the flow's noise another than that which drew the units: both are keyed by (seed, position, channel)."""
+
 
 Answering = Generator[Piece, None, None]
 
@@ -88,7 +91,7 @@ class Listener:
             return False
         if self._samples > self.longest * SAMPLE_RATE:
             raise AudioError(f"the turn lasts longer than {self.longest:.0f} s: speak in shorter turns")
-        audio = np.concatenate(self._waiting)
+        audio = self._waiting[0] if len(self._waiting) == 1 else np.concatenate(self._waiting)
         self._waiting = [audio[LISTEN_SAMPLES:]]
         self._worked += LISTEN_SAMPLES
         units, self._ear = self._units(audio[:LISTEN_SAMPLES], end=False)
@@ -278,7 +281,7 @@ class Utterance:
         self._tokenizer = bundle.tokenizer
         self._device = bundle.device
         self._flow = flow
-        self._state = flow.open(seed, prompt)
+        self._state = flow.open(seed ^ _SOUND_SEED, prompt)
         self._decoder = bundle.tokenizer.decoder_state(1)
 
     @torch.inference_mode()
