@@ -31,11 +31,12 @@ def _build() -> Bundle:
     config = BundleConfig(
         tokenizer=StreamingTokenizerConfig(
             semantic=SemanticEncoderConfig(bands=16, dim=16, layers=1, heads=2, window=16, lookahead=2),
-            encoder_filters=2,
-            decoder_filters=2,
-            layers=1,
+            encoder_dim=16,
+            encoder_layers=1,
+            decoder_dim=16,
+            decoder_layers=1,
             heads=2,
-            window=8,
+            reach=8,
             latent_dim=8,
             n_q=4,
         ),

@@ -40,57 +40,6 @@ class CausalConv1d(nn.Conv1d):
         return super().forward(padded), padded[..., padded.shape[-1] - self.context :]
 
 
-class CausalConvTranspose1d(nn.ConvTranspose1d):
-    """Upsampling by `stride` with kernel 2 * stride: a frame of output sees this frame of input and the last one.
-
-    Shapes: (B, in, T) -> (B, out, T * stride).
-    """
-
-    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
-        super().__init__(channels_in, channels_out, 2 * stride, stride)
-
-    def init_state(self, batch: int) -> State:
-        return self.weight.new_zeros(batch, self.in_channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        return self.step(x, x.new_zeros(x.shape[0], x.shape[1], 1))[0]
-
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        hop = self.stride[0]
-        y = super().forward(torch.cat([state, x], -1))
-        return y[..., hop : hop * (x.shape[-1] + 1)], x[..., -1:]
-
-
-class ResidualUnit(nn.Module):
-    """SEANet residual block: ELU, k3 to half the channels, ELU, k1 back, plus the input. (B, C, T) -> (B, C, T)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.narrow = CausalConv1d(channels, channels // 2, 3)
-        self.widen = CausalConv1d(channels // 2, channels, 1)
-
-    def init_state(self, batch: int) -> State:
-        return self.narrow.init_state(batch)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.widen(F.elu(self.narrow(F.elu(x))))
-        return x + y
-
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        y, state = self.narrow.step(F.elu(x), state)
-        return x + self.widen(F.elu(y)), state
-
-
-class Elu(nn.ELU):
-    """Activation with the streaming surface of its neighbours."""
-
-    def init_state(self, batch: int) -> State:
-        return None
-
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        return self(x), state
-
-
 class Chain(nn.Sequential):
     """Blocks one after another; the state is the list of their states."""
 

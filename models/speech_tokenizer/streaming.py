@@ -1,9 +1,9 @@
-"""The streaming speech tokenizer: a causal SEANet whose first level of codes is semantic.
+"""The streaming speech tokenizer: causal, and its first level of codes is semantic.
 
     latents v1:8 = v1 (codebook 0, looked up by the semantic unit) + seven residual levels of what v1 leaves open
 
-The semantic unit comes from its own small branch (semantic_encoder.py), so reading a user's speech never runs the
-waveform encoder. Decoding takes the continuous sum of code vectors, as in the published SpeechTokenizer.
+The semantic unit comes from its own branch (semantic_encoder.py), so reading a user's speech never runs the acoustic
+encoder (spectral.py). Decoding takes the continuous sum of code vectors, as in the published SpeechTokenizer.
 """
 
 from __future__ import annotations
@@ -14,73 +14,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .causal import (
-    AttentionState,
-    CausalConv1d,
-    CausalConvTranspose1d,
-    CausalTransformer,
-    Chain,
-    Elu,
-    ResidualUnit,
-    State,
-)
 from .semantic_encoder import HOP, SemanticEncoder, SemanticEncoderConfig, SemanticState
-
-STRIDES = (8, 5, 4, 2)
-"""Upsampling of the decoder; the encoder uses them in reverse. Their product is one frame of 320 samples."""
+from .spectral import AcousticDecoder, AcousticEncoder, DecoderState
 
 
 @dataclass(frozen=True)
 class StreamingTokenizerConfig:
-    """Sizes. `latent_dim` is D, `window` the reach of the bottleneck transformers in frames."""
+    """Sizes. `latent_dim` is D, `reach` what the acoustic transformers see of the past, in frames."""
 
     semantic: SemanticEncoderConfig = field(default_factory=SemanticEncoderConfig)
-    encoder_filters: int = 16
-    decoder_filters: int = 24
-    layers: int = 4
+    encoder_dim: int = 256
+    encoder_layers: int = 2
+    decoder_dim: int = 384
+    decoder_layers: int = 5
     heads: int = 4
-    window: int = 32
+    reach: int = 32
     latent_dim: int = 64
     n_q: int = 8
     codebook_size: int = 1024
-
-
-class Bottleneck(nn.Module):
-    """A causal transformer at the frame rate between convolutions: (B, C, T) -> (B, C, T)."""
-
-    def __init__(self, channels: int, layers: int, heads: int, window: int) -> None:
-        super().__init__()
-        self.transformer = CausalTransformer(channels, layers, heads, window)
-
-    def init_state(self, batch: int) -> AttentionState:
-        return self.transformer.init_state(batch)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.transformer(x.transpose(1, 2)).transpose(1, 2)  # type: ignore[no-any-return]
-
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        y, state = self.transformer.step(x.transpose(1, 2), state)
-        return x + y.transpose(1, 2), state
-
-
-def _encoder(config: StreamingTokenizerConfig) -> Chain:
-    channels = config.encoder_filters
-    blocks: list[nn.Module] = [CausalConv1d(1, channels, 7)]
-    for stride in reversed(STRIDES):
-        blocks += [ResidualUnit(channels), Elu(), CausalConv1d(channels, 2 * channels, 2 * stride, stride)]
-        channels *= 2
-    blocks += [Bottleneck(channels, config.layers, config.heads, config.window), Elu()]
-    return Chain(*blocks, CausalConv1d(channels, config.latent_dim, 3))
-
-
-def _decoder(config: StreamingTokenizerConfig) -> Chain:
-    channels = 16 * config.decoder_filters
-    blocks: list[nn.Module] = [CausalConv1d(config.latent_dim, channels, 5)]
-    blocks.append(Bottleneck(channels, config.layers, config.heads, config.window))
-    for stride in STRIDES:
-        blocks += [Elu(), CausalConvTranspose1d(channels, channels // 2, stride), ResidualUnit(channels // 2)]
-        channels //= 2
-    return Chain(*blocks, Elu(), CausalConv1d(channels, 1, 7))
 
 
 class ResidualCodebooks(nn.Module):
@@ -112,14 +63,14 @@ class StreamingSpeechTokenizer(nn.Module):
         super().__init__()
         self.config, self.n_q, self.dim = config, config.n_q, config.latent_dim
         self.semantic = SemanticEncoder(config.semantic)
-        self.encoder, self.decoder = _encoder(config), _decoder(config)
+        sizes = (config.heads, config.reach)
+        self.encoder = AcousticEncoder(config.latent_dim, config.encoder_dim, config.encoder_layers, *sizes)
+        self.decoder = AcousticDecoder(config.latent_dim, config.decoder_dim, config.decoder_layers, *sizes)
         self.codebooks = ResidualCodebooks(config.n_q, config.codebook_size, config.latent_dim)
 
     def continuous(self, wav: Tensor) -> Tensor:
         """Latents before quantisation: (B, 1, N) -> (B, ceil(N / 320), D), each of unit variance."""
-        padded = F.pad(wav, (0, -wav.shape[-1] % HOP))
-        latents = self.encoder(padded).transpose(1, 2).float()
-        return F.layer_norm(latents, latents.shape[-1:])
+        return self.encoder(F.pad(wav[:, 0], (0, -wav.shape[-1] % HOP)))  # type: ignore[no-any-return]
 
     def encode_semantic(self, wav: Tensor) -> Tensor:
         """Units only: (B, 1, N) -> (B, ceil(N / 320)) int64."""
@@ -146,7 +97,8 @@ class StreamingSpeechTokenizer(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """(B, T, D) -> waveform (B, 1, 320 * T)."""
-        return self.decoder(latents.transpose(1, 2))  # type: ignore[no-any-return]
+        wav: Tensor = self.decoder(latents)
+        return wav[:, None]
 
     def semantic_state(self) -> SemanticState:
         """State of a stream of user audio that has heard nothing."""
@@ -158,10 +110,11 @@ class StreamingSpeechTokenizer(nn.Module):
         """Next samples (N,) -> units (t,) known by now; `lookahead` frames are held back until `end`."""
         return self.semantic.step(wav, state, end=end)
 
-    def decoder_state(self, batch: int = 1) -> State:
+    def decoder_state(self, batch: int = 1) -> DecoderState:
         """State of a decoder that has played nothing."""
         return self.decoder.init_state(batch)
 
-    def decode_chunk(self, latents: Tensor, state: State) -> tuple[Tensor, State]:
+    def decode_chunk(self, latents: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """Next frames (B, t, D) -> waveform (B, 1, 320 * t)."""
-        return self.decoder.step(latents.transpose(1, 2), state)
+        wav, state = self.decoder.step(latents, state)
+        return wav[:, None], state

@@ -105,12 +105,11 @@ class AcousticConfig:
 
     tokenizer: StreamingTokenizerConfig = field(default_factory=StreamingTokenizerConfig)
     loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(steps=1500, learning_rate=1e-3, warmup=200, weight_decay=0.0, save_every=50)
+        default_factory=lambda: LoopConfig(steps=1700, learning_rate=1e-3, warmup=100, weight_decay=0.0, save_every=200)
     )
-    continuous_steps: int = 450
+    continuous_steps: int = 800
     batch: int = 8
     crop_frames: int = 64
-    wave_weight: float = 4.0
     commitment: float = 0.1
     latent_noise: float = 0.1
     freeze_encoder: bool = False
@@ -209,8 +208,7 @@ def train(
             made = tokenizer.decode(given)
         made = made.float()
         terms["spectral"] = spectral(made[:, 0], wav[:, 0])
-        terms["wave"] = F.l1_loss(made, wav)
-        loss = terms["spectral"] + config.wave_weight * terms["wave"]
+        loss = terms["spectral"]
         if "commitment" in terms:
             loss = loss + config.commitment * terms["commitment"]
         return {"loss": loss, **terms}

@@ -33,7 +33,7 @@ loop = {steps = 3, warmup = 1, save_every = 2}
 continuous_steps = 2
 batch = 2
 crop_frames = 16
-tokenizer = {encoder_filters = 2, decoder_filters = 2, layers = 1, heads = 2, window = 8, latent_dim = 8, \
+tokenizer = {encoder_dim = 16, encoder_layers = 1, decoder_dim = 16, decoder_layers = 1, heads = 2, reach = 8, latent_dim = 8, \
 semantic = {bands = 20, dim = 32, layers = 1, heads = 2, window = 8, lookahead = 2}}
 loop = {steps = 4, warmup = 1, save_every = 2}
 [semantic]
