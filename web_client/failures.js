@@ -89,8 +89,8 @@ export function callFailure(status, body, retryAfter) {
   const seconds = Number(retryAfter) > 0 ? Number(retryAfter) : null;
   if (code === "session_limit_reached" || status === 429) return new Failure("full", { retryAfter: seconds });
   if (status === 401) return new Failure("token");
-  if (status === 503) return new Failure("warming", { advice: sentence(message), retryAfter: seconds });
-  if (status >= 500) return new Failure("unreachable", { retryAfter: seconds });
+  if (status === 503 && (code === "" || code === "not_ready")) return new Failure("warming", { advice: sentence(message), retryAfter: seconds });
+  if (status >= 500 && code === "") return new Failure("unreachable", { retryAfter: seconds });
   return new Failure("refused", { advice: sentence(message) || `It answered ${status}.` });
 }
 

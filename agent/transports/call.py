@@ -153,7 +153,10 @@ class Call:
             [codec for codec in capabilities.codecs if codec.mimeType == "audio/opus"] if capabilities else []
         )
         tap(transceiver.receiver, self.receiver)
-        await peer.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
+        # Firefox ends its list of candidates in the offer. Where none of them resolves (mDNS names), aioice would then
+        # give up the component before gathering ours; peers reach us without a candidate of theirs.
+        sdp = offer.sdp.replace("a=end-of-candidates\r\n", "")
+        await peer.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
         addresses = self._settings.ice_addresses or host_addresses(loopback=is_loopback(self._settings.host))
         transports = {transceiver.sender.transport, *([peer.sctp.transport] if peer.sctp else [])}
         for dtls in transports:

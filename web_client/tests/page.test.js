@@ -24,6 +24,8 @@ test("every refusal of a call has its own words, and only passing ones are retri
   assert.deepEqual([callFailure(401, "", null).kind, callFailure(401, "", null).retry], ["token", false]);
   const refused = callFailure(400, '{"error":{"message":"the offer has no audio"}}', null);
   assert.deepEqual([refused.kind, refused.retry, refused.advice], ["refused", false, "The offer has no audio."]);
+  const addressless = callFailure(503, '{"error":{"code":"no_address","message":"set ice_addresses"}}', null);
+  assert.deepEqual([addressless.kind, addressless.advice], ["refused", "Set ice_addresses."]);
   assert.match(callFailure(418, "", null).advice, /418/);
 });
 
