@@ -119,7 +119,8 @@ async def test_barge_in_stops_the_sound_and_history_keeps_what_was_heard(speechl
         await asyncio.sleep(0.25)
         sound = client.ear.recording()
         loud = sum(voiced(sound[start : start + 160]) is not None for start in range(0, len(sound), 160))
-        assert 10 * loud <= cut + 200  # nothing more has left than was counted as heard
+        invented = client.receiver.stats.gap_samples / 48  # where a busy machine stalled, the client hid the gap
+        assert 10 * loud <= cut + 200 + invented  # nothing more has left than was counted as heard
         heard = words(client)
         said = cancelled["output"][0]["content"][0]["transcript"].split()
         assert heard == list(range(1, len(heard) + 1))
