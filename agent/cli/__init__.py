@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 
 import typer
 
-COMMANDS = ("serve", "offline", "train", "bench")
-"""Modules of this package; each adds its commands by `register(app)`."""
+from . import bench, offline, serve, train
 
 
 def make_app() -> typer.Typer:
@@ -20,14 +18,7 @@ def make_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    for command in COMMANDS:
-        name = f"{__name__}.{command}"
-        try:
-            module = importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name != name:
-                raise
-            continue  # an installation without this part
+    for module in (serve, offline, train, bench):
         module.register(app)
     return app
 

@@ -1,17 +1,22 @@
 """`speechgpt-gen bench`: figures of a running server, seen by a real client, and of the engine alone."""
 
+from __future__ import annotations
+
 import asyncio
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..bench.conversation import PARTS, Turn
 from .errors import user_errors
 from .offline import Device, Model, Precision, load_model
+
+if TYPE_CHECKING:
+    # aiortc takes seconds to import, and every command would pay.
+    from ..bench.conversation import Turn
 
 app = typer.Typer(no_args_is_help=True, help="Measure a running server or the engine.")
 
@@ -102,6 +107,8 @@ def _line(number: int, turn: Turn) -> str:
 
 def _table(figures: dict[str, Any]) -> Table:
     """Percentiles as a table; stages are cumulative, each from the user's last voiced sample."""
+    from ..bench.conversation import PARTS
+
     title = f"{figures['turns']} turns over {figures['transport']}, ms from the user's last voiced sample"
     table = Table(
         "", "p50", "p95", title=title, caption=f"{figures['failed']} failed, {figures['underruns']} underruns"
