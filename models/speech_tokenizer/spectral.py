@@ -25,7 +25,7 @@ LOOKAHEAD = 2
 
 
 class AcousticEncoder(nn.Module):
-    """Waveform (B, N), N a multiple of 320 -> latents (B, N / 320, D) of unit variance. It looks ahead: offline only."""
+    """Waveform (B, N), N a multiple of 320 -> latents (B, N / 320, D) of unit variance. Offline: it looks ahead."""
 
     window: Tensor
     filters: Tensor

@@ -33,8 +33,8 @@ loop = {steps = 3, warmup = 1, save_every = 2}
 continuous_steps = 2
 batch = 2
 crop_frames = 16
-tokenizer = {encoder_dim = 16, encoder_layers = 1, decoder_dim = 16, decoder_layers = 1, heads = 2, reach = 8, latent_dim = 8, \
-semantic = {bands = 20, dim = 32, layers = 1, heads = 2, window = 8, lookahead = 2}}
+tokenizer = {encoder_dim = 16, encoder_layers = 1, decoder_dim = 16, decoder_layers = 1, heads = 2, reach = 8, \
+latent_dim = 8, semantic = {bands = 20, dim = 32, layers = 1, heads = 2, window = 8, lookahead = 2}}
 loop = {steps = 4, warmup = 1, save_every = 2}
 [semantic]
 text_tokens = 140
