@@ -131,7 +131,7 @@ def _spoken(run: Path, corpus: Corpus) -> dict[str, Spoken]:
 
 
 def export(run: Path, recipe: Recipe, folder: Path) -> Bundle:
-    """Write the bundle that `speechgpt-gen serve --model FOLDER` loads; weights in bfloat16."""
+    """Write the bundle that `speechgpt-gen serve --model FOLDER` loads. The tokenizer in int8, the others in bfloat16."""
     corpus = Corpus(run / "corpus")
     tokenizer = load_tokenizer(run, recipe, corpus)
     vocabulary = SpeechVocabulary.load(run / "semantic")
@@ -159,7 +159,7 @@ def export(run: Path, recipe: Recipe, folder: Path) -> Bundle:
         folder=folder,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    save_bundle(bundle, folder, {"tokenizer": "float16", "semantic": "bfloat16", "perceptual": "bfloat16"})
+    save_bundle(bundle, folder, {"tokenizer": "int8", "semantic": "bfloat16", "perceptual": "bfloat16"})
     return bundle
 
 

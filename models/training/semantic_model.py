@@ -46,6 +46,8 @@ class SemanticRecipe:
     typed: float = 0.1
     read_question: float = 0.35
     listen_weight: float = 0.5
+    text_weight: float = 4.0
+    """Text is a tenth of the targets and all of the understanding."""
 
 
 def model_config(recipe: SemanticRecipe, vocabulary: SpeechVocabulary) -> SemanticConfig:
@@ -145,9 +147,9 @@ def collate(made: Sequence[Labelled], pad: int) -> tuple[Tensor, Tensor]:
 
 
 def weighted_loss(
-    model: SemanticModel, vocabulary: SpeechVocabulary, tokens: Tensor, targets: Tensor, listen_weight: float
+    model: SemanticModel, vocabulary: SpeechVocabulary, tokens: Tensor, targets: Tensor, recipe: SemanticRecipe
 ) -> dict[str, Tensor]:
-    """Mean cross-entropy where something is asked, `<listen>` weighted down, and its parts by kind of target."""
+    """Mean cross-entropy where something is asked, weighted by kind of target, and its parts by kind."""
     asked = targets != IGNORED
     with torch.autocast(tokens.device.type, torch.bfloat16):
         logits = model.lm_head(model.hidden(tokens)[asked])
@@ -155,7 +157,7 @@ def weighted_loss(
     each = F.cross_entropy(logits.float(), truth, reduction="none")
     listen, text = truth == vocabulary.listen, truth < vocabulary.n_text
     unit = (truth >= vocabulary.n_text) & (truth < vocabulary.n_text + 1024)
-    weight = torch.where(listen, listen_weight, 1.0)
+    weight = torch.where(listen, recipe.listen_weight, torch.where(text, recipe.text_weight, 1.0))
 
     def mean(mask: Tensor) -> Tensor:
         return each[mask].sum() / mask.sum().clamp_min(1)
@@ -184,7 +186,7 @@ def train(
     def losses(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((recipe.loop.seed, step))
         tokens, targets = collate([builder.build(pool[i], rng) for i in batches(step)], vocabulary.pad)
-        return weighted_loss(model, vocabulary, tokens, targets, recipe.listen_weight)
+        return weighted_loss(model, vocabulary, tokens, targets, recipe)
 
     loop.run(losses, until=until)
     return model, vocabulary
