@@ -12,6 +12,12 @@ from torch import Tensor
 from .corpus import Corpus, Utterance
 
 
+def rounded(length: int, step: int = 32) -> int:
+    """Length padded up to a multiple of `step`: oneDNN keeps a plan for every shape it meets, and thousands of them
+    filled a machine's memory."""
+    return -(-length // step) * step
+
+
 class LengthBatches:
     """Utterances of like length grouped to at most `seconds` of padded audio; an epoch visits each one once."""
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..perceptual.block_causal import BlockCausalConfig, BlockCausalFlow
 from ..perceptual.objective import draw_situation, flow_loss
 from ..speech_tokenizer.streaming import StreamingSpeechTokenizer
-from .batches import LengthBatches, pad_audio
+from .batches import LengthBatches, pad_audio, rounded
 from .corpus import Corpus
 from .loop import Loop, LoopConfig
 
@@ -80,7 +80,7 @@ def train(
 
     def losses(step: int) -> dict[str, Tensor]:
         chosen = batches(step)
-        longest = max(lengths[i] for i in chosen)
+        longest = rounded(max(lengths[i] for i in chosen), 16)
         batch = torch.zeros(len(chosen), longest, codes.shape[1], dtype=torch.int64)
         valid = torch.zeros(len(chosen), longest, dtype=torch.bool)
         rng = random.Random(recipe.loop.seed * 1_000_003 + step)

@@ -131,7 +131,7 @@ def _spoken(run: Path, corpus: Corpus) -> dict[str, Spoken]:
 
 
 def export(run: Path, recipe: Recipe, folder: Path) -> Bundle:
-    """Write the bundle that `speechgpt-gen serve --model FOLDER` loads. The tokenizer in int8, the others in bfloat16."""
+    """Write the bundle that `serve --model FOLDER` loads: the tokenizer in int8, the others in bfloat16."""
     corpus = Corpus(run / "corpus")
     tokenizer = load_tokenizer(run, recipe, corpus)
     vocabulary = SpeechVocabulary.load(run / "semantic")

@@ -20,7 +20,7 @@ from ..semantic.llama import SemanticConfig, SemanticModel
 from ..semantic.pieces import Message
 from ..semantic.sequences import IGNORED, Labelled, TimedWord
 from ..semantic.vocabulary import SpeechVocabulary
-from .batches import LengthBatches
+from .batches import LengthBatches, rounded
 from .corpus import Corpus, Utterance
 from .extract import Spoken
 from .loop import Loop, LoopConfig
@@ -137,7 +137,7 @@ class Builder:
 
 def collate(made: Sequence[Labelled], pad: int) -> tuple[Tensor, Tensor]:
     """Right-padded tokens and targets (B, T); causal attention never sees the padding."""
-    longest = max(map(len, made))
+    longest = rounded(max(map(len, made)))
     tokens = torch.full((len(made), longest), pad)
     targets = torch.full((len(made), longest), IGNORED)
     for row, m in enumerate(made):
