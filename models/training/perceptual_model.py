@@ -25,7 +25,7 @@ class PerceptualRecipe:
 
     model: BlockCausalConfig = field(default_factory=lambda: BlockCausalConfig(depth=6))
     loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(steps=1500, learning_rate=1e-3, warmup=100, save_every=100, ema=0.99)
+        default_factory=lambda: LoopConfig(steps=930, learning_rate=1e-3, warmup=100, save_every=100, ema=0.99)
     )
     batch_frames: int = 6000
     longest_frames: int = 400

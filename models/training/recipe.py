@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..bundle import Bundle, BundleConfig, assemble, save_bundle
+from ..bundle import PARTS, Bundle, BundleConfig, assemble, save_bundle
 from ..config import from_json
 from ..errors import ConfigError
 from ..perceptual.block_causal import BlockCausalFlow
@@ -47,6 +47,8 @@ class Recipe:
     voices: tuple[str, ...] = ("af_heart",)
     """Speakers of the corpus that become bundled voices; the first is the default and the one that answers."""
     prompt_frames: int = 150
+    temperature: float = 0.4
+    """Scale of the prior's noise when speaking, against 1 in training: a young model is clearer with less of it."""
     description: str = ""
     license: str = ""
 
@@ -131,7 +133,7 @@ def _spoken(run: Path, corpus: Corpus) -> dict[str, Spoken]:
 
 
 def export(run: Path, recipe: Recipe, folder: Path) -> Bundle:
-    """Write the bundle that `serve --model FOLDER` loads: the tokenizer in int8, the others in bfloat16."""
+    """Write the bundle that `serve --model FOLDER` loads, weights in int8."""
     corpus = Corpus(run / "corpus")
     tokenizer = load_tokenizer(run, recipe, corpus)
     vocabulary = SpeechVocabulary.load(run / "semantic")
@@ -143,7 +145,7 @@ def export(run: Path, recipe: Recipe, folder: Path) -> Bundle:
     config = BundleConfig(
         recipe.acoustic.tokenizer,
         semantic.config,
-        recipe.perceptual.model,
+        replace(recipe.perceptual.model, prior_sigma=recipe.temperature),
         tuple(voices),
         description=recipe.description,
         license=recipe.license,
@@ -159,7 +161,7 @@ def export(run: Path, recipe: Recipe, folder: Path) -> Bundle:
         folder=folder,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    save_bundle(bundle, folder, {"tokenizer": "int8", "semantic": "bfloat16", "perceptual": "bfloat16"})
+    save_bundle(bundle, folder, dict.fromkeys(PARTS, "int8"))
     return bundle
 
 

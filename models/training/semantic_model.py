@@ -37,7 +37,7 @@ class SemanticRecipe:
     heads: int = 4
     kv_heads: int = 2
     loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(steps=1600, learning_rate=1.5e-3, warmup=100, save_every=100, ema=0.99)
+        default_factory=lambda: LoopConfig(steps=1100, learning_rate=1.5e-3, warmup=100, save_every=100, ema=0.99)
     )
     batch_tokens: int = 9000
     delay: int = 3

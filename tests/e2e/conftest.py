@@ -104,6 +104,11 @@ class Server:
             self.process = None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Browser tests go last: playwright keeps an event loop running, beside which no asynchronous test can run."""
+    items.sort(key=lambda item: "browser" in getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture(scope="session")
 def serve() -> Iterator[Callable[..., Server]]:
     """`serve(words=10, settings={...})`: a running server with a FakeEngine of these arguments.
