@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from .batches import LengthBatches, pad_audio
 from .corpus import Corpus
@@ -147,9 +146,3 @@ def load_spoken(folder: Path, corpus: Corpus) -> dict[str, Spoken]:
         str(name): Spoken(u, corpus.by_id[str(name)].text.split() if len(e) else [], e.tolist(), c.tolist())
         for name, u, e, c in zip(data["ids"], units, ends, cuts, strict=True)
     }
-
-
-def spelled(logits: Tensor) -> str:
-    """Best path of CTC logits (T, symbols) as text: what the reader makes of the units by itself."""
-    best = torch.unique_consecutive(logits.argmax(-1))
-    return "".join(SYMBOLS[i] for i in best.tolist() if i != _BLANK)
