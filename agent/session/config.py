@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ...streaming.turns import TurnOptions
+from ..client_events import event_error
 from ..event_objects import (
     AudioInput,
     AudioOutput,
@@ -17,7 +18,7 @@ from ..event_objects import (
     Transcription,
     new_id,
 )
-from ..events import EventError, event_error
+from ..events import EventError
 from ..settings import Settings
 
 _FIXED = {"id", "object", "model", "expires_at"}

@@ -18,9 +18,11 @@ from ...streaming.engine.protocol import Engine, EngineSession, Finished, Genera
 from ...streaming.frames import SAMPLE_RATE, Pcm
 from ...streaming.playout import Playout
 from ...streaming.vad import Vad, make_vad
+from .. import client_events as asked
 from .. import events, metrics
+from ..client_events import ClientEvent, parse_client_event
 from ..event_objects import ResponseOptions, Session, new_id
-from ..events import ClientEvent, EventError, ServerEvent, parse_client_event
+from ..events import EventError, ServerEvent
 from ..settings import Settings
 from .codec import AudioDecoder
 from .config import first_session, updated_session
@@ -236,7 +238,7 @@ class Conversation:
         event = parse_client_event(message, max_bytes=self._settings.max_event_bytes)
         del message
         try:
-            if isinstance(event, events.AudioAppend):
+            if isinstance(event, asked.AudioAppend):
                 await self._append(event)
             else:
                 self._active_at = self._clock.now()
@@ -245,41 +247,41 @@ class Conversation:
             error.event_id = error.event_id or event.event_id
             raise
 
-    async def _append(self, event: events.AudioAppend) -> None:
+    async def _append(self, event: asked.AudioAppend) -> None:
         if self._transport == "webrtc":
             raise EventError("invalid_event", "over WebRTC sound comes by the track, not in events", "type")
         await self._hear(self._decoder(event.audio))
 
     def _on_event(self, event: ClientEvent) -> None:
-        if isinstance(event, events.SessionUpdate):
+        if isinstance(event, asked.SessionUpdate):
             self._update_session(event)
-        elif isinstance(event, events.AudioCommit):
+        elif isinstance(event, asked.AudioCommit):
             self._floor.commit()
-        elif isinstance(event, events.AudioClear):
+        elif isinstance(event, asked.AudioClear):
             self._floor.clear()
-        elif isinstance(event, events.OutputClear):
+        elif isinstance(event, asked.OutputClear):
             if self._transport == "websocket":
                 raise EventError(
                     "invalid_event", "over WebSocket the client has the sound: use response.cancel", "type"
                 )
             self._floor.interrupt("client_cancelled")
-        elif isinstance(event, events.ItemCreate):
+        elif isinstance(event, asked.ItemCreate):
             self._create_item(event)
-        elif isinstance(event, events.ItemRetrieve):
+        elif isinstance(event, asked.ItemRetrieve):
             item = self._items.get(event.item_id).item
             self._send(events.ItemRetrieved(item=item.model_copy(deep=True)))
-        elif isinstance(event, events.ItemDelete):
+        elif isinstance(event, asked.ItemDelete):
             self._delete_item(event.item_id)
-        elif isinstance(event, events.ItemTruncate):
+        elif isinstance(event, asked.ItemTruncate):
             if event.content_index:
                 raise EventError("invalid_value", "spoken items have one content part, of index 0", "content_index")
             self._floor.truncate(self._items.get(event.item_id), event.audio_end_ms)
-        elif isinstance(event, events.ResponseCreate):
+        elif isinstance(event, asked.ResponseCreate):
             self._floor.respond(event.response or ResponseOptions())
-        elif isinstance(event, events.ResponseCancel):
+        elif isinstance(event, asked.ResponseCancel):
             self._floor.cancel(event.response_id)
 
-    def _update_session(self, event: events.SessionUpdate) -> None:
+    def _update_session(self, event: asked.SessionUpdate) -> None:
         session: Session = updated_session(self._session, event.session, self._engine.info.voices)
         if session.audio.input.format != self._session.audio.input.format:
             self._decoder = AudioDecoder(session.audio.input.format)
@@ -287,7 +289,7 @@ class Conversation:
         self._floor.configure(session)
         self._send(events.SessionUpdated(session=session.model_copy(deep=True)))
 
-    def _create_item(self, event: events.ItemCreate) -> None:
+    def _create_item(self, event: asked.ItemCreate) -> None:
         item = event.item
         item.id = item.id or new_id("item")
         item.status = "completed"

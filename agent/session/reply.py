@@ -53,6 +53,7 @@ class Reply:
     words: list[Word] = field(default_factory=list)
     generated: int = 0
     heard: int = 0
+    pieces: int = 0
     _captions: list[str] = field(default_factory=list)
     _text: str = ""
 
@@ -83,6 +84,7 @@ class Reply:
     def write(self, piece: str) -> None:
         """More of a written answer."""
         self._text += piece
+        self.pieces += 1
         self.emit(TextDelta(response_id=self.id, item_id=self.item_id, delta=piece))
 
     def caption(self, samples: int) -> None:

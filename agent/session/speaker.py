@@ -55,7 +55,7 @@ class Speaker:
             reply.words.append(output)
         elif isinstance(output, Text):
             if reply.modality == "text":
-                reply.write(output.text)
+                self._write(reply, output.text)
         elif isinstance(output, Audio):
             reply.generated += len(output.pcm)
             self._playout.push(reply.generation.id, output.pcm)
@@ -82,9 +82,7 @@ class Speaker:
         if self._pacer is None:
             reply.caption(self._playout.heard(reply.generation.id))
         if reply.drained and (self._pacer is None or not self._pacer.in_flight):
-            long = reply.finished is not None and reply.finished.reason == "length"
-            details = StatusDetails(type="incomplete", reason="max_output_tokens") if long else None
-            self._close(reply, details or StatusDetails(type="completed"), None)
+            self._close(reply, _end_of(reply.finished), None)
 
     def started(self, generation: int, at: float) -> None:
         """The first sound of a generation left for the listener at this instant of the clock."""
@@ -115,6 +113,13 @@ class Speaker:
             if reply.finished is not None and not self._playout.waiting:
                 self._pacer.ended()
 
+    def _write(self, reply: Reply, piece: str) -> None:
+        limit = reply.response.max_output_tokens
+        if limit != "inf" and reply.pieces >= limit:
+            self._cut(reply, StatusDetails(type="incomplete", reason="max_output_tokens"))
+        else:
+            reply.write(piece)
+
     def _finish(self, reply: Reply, finished: Finished) -> None:
         reply.finished = finished
         if finished.reason in ("failed", "cancelled"):
@@ -126,7 +131,7 @@ class Speaker:
             error = ResponseError(code="engine_error", message=message)
             self._cut(reply, StatusDetails(type="failed", error=error))
         elif reply.modality == "text":
-            self._close(reply, StatusDetails(type="completed"), None)
+            self._close(reply, _end_of(finished), None)
         else:
             self._playout.end(reply.generation.id)
 
@@ -158,3 +163,10 @@ class Speaker:
             else:
                 self._emit(events.PlaybackCleared(response_id=reply.id))
         self._on_closed(reply)
+
+
+def _end_of(finished: Finished | None) -> StatusDetails:
+    """How an answer that was not interrupted ended."""
+    if finished is not None and finished.reason == "length":
+        return StatusDetails(type="incomplete", reason="max_output_tokens")
+    return StatusDetails(type="completed")

@@ -25,13 +25,18 @@ class Timeline:
     played: float | None = None
 
     def report(self, finished: Finished | None, underruns: int) -> dict[str, str]:
-        """Milliseconds from `since` to each stage that was reached, as metadata of a response."""
+        """Milliseconds from `since` to each stage that was reached, as metadata of a response.
+
+        An answer prepared while somebody still spoke may have had its first words before `since`: that stage is 0,
+        since nobody waited for it.
+        """
         stages = {"end_of_turn": self.decided - self.since}
         timings = finished.timings if finished is not None else {}
         stages |= {name: self.generating - self.since + timings[name] / 1000 for name in _STAGES if name in timings}
         if self.played is not None:
             stages["played"] = self.played - self.since
+        stages = {name: max(0.0, value) for name, value in stages.items()}
         for name, value in stages.items():
-            metrics.LATENCY.labels(name).observe(max(0.0, value))
+            metrics.LATENCY.labels(name).observe(value)
         report = {f"{name}_ms": str(round(1000 * value)) for name, value in stages.items()}
         return {**report, "preemptive": str(self.preemptive).lower(), "underruns": str(underruns)}

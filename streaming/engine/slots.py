@@ -220,7 +220,7 @@ class Slot:
         if running.blocks:  # the speaking thread ends what it speaks, after the last block
             self._speak(SpeechJob(running.answer, None, running.blocks, length_reached))
         else:
-            running.answer.generation.finish("completed")
+            running.answer.generation.finish("length" if length_reached else "completed")
         self._stop(running)
 
     def _stop(self, running: _Running) -> None:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from openai.types.realtime import RealtimeServerEvent
 from pydantic import TypeAdapter
 
-from speechgpt_gen.agent import events
+from speechgpt_gen.agent import client_events, events
+from speechgpt_gen.agent.client_events import parse_client_event
 from speechgpt_gen.agent.event_objects import (
     Content,
     MessageItem,
@@ -19,7 +20,7 @@ from speechgpt_gen.agent.event_objects import (
     Session,
     StatusDetails,
 )
-from speechgpt_gen.agent.events import EventError, ServerEvent, parse_client_event
+from speechgpt_gen.agent.events import EventError, ServerEvent
 
 ITEM = MessageItem(id="item_1", role="user", content=[Content(type="input_audio")])
 SAMPLES = {
@@ -85,7 +86,7 @@ def test_an_error_names_the_clients_event():
 
 def test_unknown_fields_are_tolerated():
     event = parse_client_event('{"type": "response.create", "event_id": "e", "future": {}, "response": {"x": 1}}')
-    assert isinstance(event, events.ResponseCreate)
+    assert isinstance(event, client_events.ResponseCreate)
 
 
 def test_size_is_counted_in_bytes():
@@ -109,7 +110,7 @@ json_values = st.recursive(
 
 @settings(max_examples=150, deadline=None)
 @given(
-    type=st.sampled_from(sorted(events._CLIENT_EVENTS)),
+    type=st.sampled_from(sorted(client_events._CLIENT_EVENTS)),
     fields=st.dictionaries(
         st.sampled_from(["item", "item_id", "session", "response", "audio", "event_id", "content_index"]), json_values
     ),
@@ -121,7 +122,7 @@ def test_anything_is_either_an_event_or_an_event_error(type, fields):
         answer = error.event()
     else:
         answer = event
-    assert isinstance(answer, events.ClientEvent) or "\n" not in answer.error.message
+    assert isinstance(answer, client_events.ClientEvent) or "\n" not in answer.error.message
 
 
 @given(st.text(max_size=60))

@@ -286,3 +286,14 @@ async def test_max_output_tokens_cut_the_answer(call):
     assert done["status"] == "incomplete"
     assert done["status_details"]["reason"] == "max_output_tokens"
     assert caller.answers == [("incomplete", "one two")]
+
+
+async def test_max_output_tokens_cut_a_written_answer(call):
+    caller = call(words=10)
+    await caller.text("Count.")
+    await caller.send("response.create", response={"output_modalities": ["text"], "max_output_tokens": 3})
+    await caller.listen(0.1)
+    done = caller.one("response.done")["response"]
+    assert (done["status"], done["status_details"]["reason"]) == ("incomplete", "max_output_tokens")
+    assert caller.one("response.output_text.done")["text"] == "one two three"
+    assert done["output"][0]["status"] == "incomplete"

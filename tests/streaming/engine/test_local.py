@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from speechgpt_gen.models.bundle import Bundle, load_bundle
 from speechgpt_gen.models.errors import ConfigError, EngineError, ModelNotFoundError
 from speechgpt_gen.models.facade import SpeechGPTGen
+from speechgpt_gen.models.semantic import session as semantic
+from speechgpt_gen.models.semantic.session import DecodingLimits
 from speechgpt_gen.streaming.engine.bench import measure
 from speechgpt_gen.streaming.engine.local import LocalEngine
-from speechgpt_gen.streaming.engine.protocol import Audio, Finished, Message, Output, Request, Transcript, Voice
+from speechgpt_gen.streaming.engine.protocol import Audio, Finished, Message, Output, Request, Text, Transcript, Voice
 
 LONG = Request("say", "one two three four five six seven eight nine ten " * 4, seed=1, max_seconds=8.0)
 
@@ -204,3 +206,15 @@ def test_the_benchmark_measures(bundle: Bundle) -> None:
     plain = figures.to_json()
     assert set(plain) >= {"semantic_ms_per_unit", "real_time_factor", "core_seconds_per_second", "first_audio_ms"}
     assert all(value > 0 for value in plain.values() if isinstance(value, float))
+
+
+async def test_a_written_answer_that_the_model_does_not_end_says_so(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(semantic, "DecodingLimits", lambda: DecodingLimits(text_tokens=5))
+    engine = LocalEngine(bundle, slots=1)
+    await engine.start()
+    outputs = await run(engine, Request("reply", "What is this?", speak=False, seed=3))
+    assert sum(isinstance(output, Text) for output in outputs) == 5
+    assert end(outputs).reason == "length"
+    await engine.stop()
