@@ -1,6 +1,6 @@
 """Attention over a key/value cache: one signature, the one of `flash_attn_with_kvcache`, whatever computes it.
 
-Layouts are [batch, time, head, dim], the cache is [slot, time, kv head, dim]. Keys arrive rotated.
+Layouts are [batch, time, head, dim], the cache is [slot, time, kv head, dim]. Who computes is chosen in `selection`.
 """
 
 from __future__ import annotations
@@ -9,28 +9,67 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import attention_sdpa
+
 
 def attention_with_kvcache(
     q: Tensor,
     k_cache: Tensor,
     v_cache: Tensor,
-    k: Tensor,
-    v: Tensor,
+    k: Tensor | None = None,
+    v: Tensor | None = None,
     *,
     cache_seqlens: int | Tensor,
     cache_batch_idx: Tensor | None = None,
+    rotary_cos: Tensor | None = None,
+    rotary_sin: Tensor | None = None,
+    rotary_interleaved: bool = False,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    k_descale: Tensor | None = None,
+    v_descale: Tensor | None = None,
+    num_splits: int = 0,
+    counters: Tensor | None = None,
 ) -> Tensor:
-    """Append `k`, `v` to the cache in place, then let each query see its row's cache up to and including itself.
+    """Append `k`, `v` to the cache in place, then let each query see its row's live keys.
 
-    q: (B, T, H, D); k, v: (B, T, Hkv, D) with Hkv dividing H; k_cache, v_cache: (S, capacity, Hkv, D).
-    cache_seqlens: live length before the append, one int for every row or int (B,).
-    cache_batch_idx: (B,) slot of each row; None when row b is slot b.
-    Returns (B, T, H, D). The causal mask is aligned bottom-right: query t of a row sees length + t + 1 keys.
-    Raises ValueError when the new keys do not fit into the cache.
+    q: (B, T, H, D); k, v: (B, T, Hkv, D) with Hkv dividing H, or neither, to look only; k_cache, v_cache: (S, capacity,
+    Hkv, D) in q's dtype, or float8_e4m3fn. Any of them may be a strided view as long as D is contiguous.
+    cache_seqlens: live length before the append, one int for every row or int32 (B,) on the device.
+    cache_batch_idx: int32 (B,) slot of each row; None when row b is slot b. A negative slot marks an idle row: nothing
+    is written and its output is 0 (our back ends; flash-attn knows no idle rows).
+    rotary_cos, rotary_sin: (positions, D / 2) fp32 tables (`rotary.rotary_tables`): rotate q and k on the way, key t
+    and query t of a row to its length + t (without a causal mask or a window, all queries to its length).
+    softmax_scale: of q @ k, D ** -0.5 by default.
+    causal: aligned bottom-right: query t of T sees all but the last T - 1 - t keys.
+    window_size: (left, right) keys that a query sees besides its own; -1: any number.
+    k_descale, v_descale: fp32 (Hkv,) what a float8 cache's values are worth.
+    num_splits, counters: hints to our Triton kernel, see `attention_triton.run`; others don't need them.
+    Returns (B, T, H, D). Raises ValueError when the new keys do not fit into the cache and the host can know; else
+    what does not fit is dropped.
     """
-    if isinstance(cache_seqlens, int):
-        return _uniform(q, k_cache, v_cache, k, v, length=cache_seqlens, slots=cache_batch_idx)
-    return _ragged(q, k_cache, v_cache, k, v, lengths=cache_seqlens, slots=cache_batch_idx)
+    if (k is None) != (v is None):
+        raise ValueError("new keys and new values come together: give both or neither")
+    if (rotary_cos is None) != (rotary_sin is None):
+        raise ValueError("rotary_cos and rotary_sin come together: give both or neither")
+    rotary = None if rotary_cos is None or rotary_sin is None else (rotary_cos, rotary_sin)
+    return attention_sdpa.run(
+        q,
+        k_cache,
+        v_cache,
+        k,
+        v,
+        rotary=rotary,
+        interleaved=rotary_interleaved,
+        lengths=cache_seqlens,
+        slots=cache_batch_idx,
+        scale=q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale,
+        causal=causal,
+        window=window_size,
+        k_descale=k_descale,
+        v_descale=v_descale,
+    )
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, causal: bool = False) -> Tensor:
@@ -49,63 +88,3 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, causa
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     attended: Tensor = scores.softmax(-1).to(v.dtype) @ v
     return attended
-
-
-def _uniform(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, *, length: int, slots: Tensor | None
-) -> Tensor:
-    batch, new = q.shape[:2]
-    end = length + new
-    _check_room(end, k_cache)
-    if slots is None:
-        k_cache[:batch, length:end] = k
-        v_cache[:batch, length:end] = v
-        # Slicing to the live length matters on a CPU: attention over a padded cache would dominate a decode step.
-        keys, values = k_cache[:batch, :end], v_cache[:batch, :end]
-    else:
-        k_cache[slots, length:end] = k.to(k_cache.dtype)
-        v_cache[slots, length:end] = v.to(v_cache.dtype)
-        keys, values = k_cache[slots, :end], v_cache[slots, :end]
-    if new == 1:
-        # One query sees everything, so the heads that share a key head can pose as so many queries of that head.
-        grouped = q.view(batch, k.shape[2], -1, q.shape[3]).transpose(1, 2)
-        return _sdpa(grouped, keys, values, None).transpose(1, 2).reshape(q.shape)
-    if length == 0:
-        return _sdpa(q, keys, values, None, causal=True)
-    seen = torch.ones(new, end, dtype=torch.bool, device=q.device).tril(length)
-    return _sdpa(q, keys, values, seen)
-
-
-def _ragged(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, *, lengths: Tensor, slots: Tensor | None
-) -> Tensor:
-    batch, new = q.shape[:2]
-    rows = torch.arange(batch, device=q.device) if slots is None else slots
-    at = lengths[:, None] + torch.arange(new, device=q.device)  # (B, T) where each new key goes
-    end = int(at.max()) + 1
-    _check_room(end, k_cache)
-    k_cache[rows[:, None], at] = k.to(k_cache.dtype)
-    v_cache[rows[:, None], at] = v.to(v_cache.dtype)
-    seen = torch.arange(end, device=q.device) <= at[:, :, None]  # (B, T, end)
-    # What lies beyond a shorter row's end may be NaN, which a weight of zero would not silence.
-    dead = ~seen[:, -1, :, None, None]
-    keys, values = (c[rows, :end].masked_fill(dead, 0) for c in (k_cache, v_cache))
-    return _sdpa(q, keys, values, seen[:, None])
-
-
-def _check_room(end: int, cache: Tensor) -> None:
-    if end > cache.shape[1]:
-        raise ValueError(f"the key/value cache holds {cache.shape[1]} positions, {end} are needed")
-
-
-def _sdpa(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool = False) -> Tensor:
-    """SDPA, the reference, in [batch, time, head, dim]. `causal` is its top-left mask: right for equal lengths only."""
-    attended = F.scaled_dot_product_attention(
-        q.transpose(1, 2),
-        keys.transpose(1, 2).to(q.dtype),
-        values.transpose(1, 2).to(q.dtype),
-        attn_mask=mask,
-        is_causal=causal,
-        enable_gqa=q.shape[2] != keys.shape[2],
-    )
-    return attended.transpose(1, 2)

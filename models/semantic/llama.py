@@ -224,7 +224,7 @@ class _Attention(nn.Module):
         q, k = _rotate(q, rotation), _rotate(k, rotation)
         if cache is not None:
             attended = attention_with_kvcache(
-                q, cache.keys[self.index], cache.values[self.index], k, v, cache_seqlens=cache.length
+                q, cache.keys[self.index], cache.values[self.index], k, v, cache_seqlens=cache.length, causal=True
             )
         else:
             # Repeating the few key heads is quicker on a CPU than SDPA's own grouping, which leaves the fused kernel.

@@ -53,6 +53,7 @@ def test_equals_fp64(  # noqa: PLR0917
         v,
         cache_seqlens=lengths[0] if uniform else torch.tensor(lengths),
         cache_batch_idx=rows if shuffled else None,
+        causal=True,
     )
     assert k_cache[other].isnan().all(), "a slot of somebody else was written"
     for b, (row, length) in enumerate(zip(rows, lengths, strict=True)):
@@ -68,13 +69,13 @@ def test_refuses_what_does_not_fit(lengths: int | Tensor) -> None:
     cache = torch.zeros(2, 4, 1, 2)
     new = torch.zeros(2, 2, 1, 2)
     with pytest.raises(ValueError, match="holds 4 positions, 5 are needed"):
-        attention_with_kvcache(new, cache, cache.clone(), new, new, cache_seqlens=lengths)
+        attention_with_kvcache(new, cache, cache.clone(), new, new, cache_seqlens=lengths, causal=True)
 
 
 def test_sixteen_bit_cache_under_fp32_queries() -> None:
     q, k, v = torch.randn(3, 1, 3, 2, 8)
     cache = torch.zeros(1, 3, 2, 8, dtype=torch.bfloat16)
-    out = attention_with_kvcache(q, cache, cache.clone(), k, v, cache_seqlens=0)
+    out = attention_with_kvcache(q, cache, cache.clone(), k, v, cache_seqlens=0, causal=True)
     assert out.dtype == torch.float32
     torch.testing.assert_close(out[0].double(), reference(q[0], k[0], v[0], 0), atol=0.05, rtol=0.05)
 
