@@ -22,7 +22,7 @@ from .errors import AudioError, EngineError
 from .perceptual.schedule import BlockSchedule
 from .perceptual.streaming import FlowPrompt, StreamingFlow
 from .semantic.layout import Mode
-from .semantic.pieces import Message, Piece, Transcript
+from .semantic.pieces import Message, Piece, Transcript, Unit
 from .semantic.sampling import SamplingOptions
 from .semantic.session import SemanticSession
 from .semantic.text import normalise
@@ -141,6 +141,12 @@ class Listener:
         normalise(text)
         return self._open(self._say(text, sampling, seed))
 
+    def convert(self) -> Answering:
+        """The units of the turn itself, to be spoken in another voice. Raises EngineError if nothing was heard."""
+        if not self._samples:
+            raise EngineError("there is nothing to convert: listen to some audio first")
+        return self._open(self._convert())
+
     def close_answer(self) -> None:
         """Stop the answer that is open, if any, and rewind."""
         answer, self._answer = self._answer, None
@@ -180,6 +186,21 @@ class Listener:
         with self._after(self._history):
             yield from self._session.say(text, sampling, seed)
 
+    @torch.inference_mode()
+    def _convert(self) -> Answering:
+        last = self._last_units()
+        for index in (*self._heard, *last):
+            yield Unit(index)
+
+    def _last_units(self) -> list[int]:
+        """Units of what is left of the turn, as its end; the ear goes on as if nothing had ended."""
+        while self.work():
+            pass
+        rest = np.concatenate([*self._waiting, np.zeros(0, np.float32)])
+        # The ear's state is a value: not keeping the new one is what takes the end back.
+        units, _ = self._units(rest, end=True)
+        return units
+
     def _units(self, audio: NDArray[np.float32], *, end: bool) -> tuple[list[int], SemanticState]:
         wav = torch.from_numpy(audio).to(self._bundle.device)
         units, ear = self._bundle.tokenizer.encode_semantic_chunk(wav, self._ear, end=end)
@@ -188,14 +209,10 @@ class Listener:
     @contextmanager
     def _closed_turn(self) -> Iterator[None]:
         """Hear the rest of the turn as its end, and take that back afterwards."""
-        while self.work():
-            pass
-        rest = np.concatenate([*self._waiting, np.zeros(0, np.float32)])
+        last = self._last_units()
         mark = self._session.mark()
-        # The ear's state is a value: not keeping the new one is what takes the end back.
-        units, _ = self._units(rest, end=True)
         try:
-            self._session.hear(units)
+            self._session.hear(last)
             yield
         finally:
             self._session.rewind(mark)

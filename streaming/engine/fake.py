@@ -29,7 +29,8 @@ HEARD_WORD_FRAMES = 20
 
 
 class FakeEngine:
-    """Speaks "one two three ..." of `words` words, half a second each, whatever it is asked.
+    """Speaks "one two three ..." of `words` words, half a second each, whatever it is asked; "convert" speaks as many
+    of them as the turn had half seconds, without a word of text.
 
     transcript: what every turn with any audio is heard as; one more of its words is heard per 0.4 s listened, the
     whole at the end of the turn. delay: seconds of `clock` from generate() to the first answer output. pace: seconds
@@ -133,7 +134,7 @@ class FakeSession:
         self._cancel()
         self.requests.append(request)
         transcript = self._engine.transcript if self.samples else ""
-        self._generation = FakeGeneration(self._engine, request, transcript, self.history)
+        self._generation = FakeGeneration(self._engine, request, transcript, self.history, self.samples)
         return self._generation
 
     def set_voice(self, voice: str | Voice) -> None:
@@ -160,11 +161,14 @@ class FakeSession:
 class FakeGeneration:
     """One answer of a FakeSession; nothing is computed before it is iterated."""
 
-    def __init__(self, engine: FakeEngine, request: Request, transcript: str, history: Sequence[Message]) -> None:
+    def __init__(
+        self, engine: FakeEngine, request: Request, transcript: str, history: Sequence[Message], samples: int
+    ) -> None:
         self.id = engine.next_id()
         self._engine = engine
         self._request = request
         self._transcript = transcript
+        self._heard_frames = -(-samples // FRAME)
         self._answers_history = bool(history) and history[-1].role == "user"
         self._cancelled = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -205,7 +209,8 @@ class FakeGeneration:
 
     async def _speak(self) -> AsyncIterator[Output]:
         request = self._request
-        if self._transcript and request.kind != "say" and request.text is None:
+        converts = request.kind == "convert"
+        if self._transcript and request.kind in ("reply", "transcribe") and request.text is None:
             self._mark("transcript")
             yield Transcript(self._transcript, final=True)
         if request.kind == "transcribe":
@@ -213,7 +218,7 @@ class FakeGeneration:
         words = self._words()
         await self._wait(self._engine.delay)
         self._mark("first_token")
-        if request.mode == "text" or request.kind == "say" or not request.speak:
+        if not converts and (request.mode == "text" or request.kind == "say" or not request.speak):
             for index, word in enumerate(words):
                 yield Text(word if index == 0 else " " + word)
         if not request.speak:
@@ -223,10 +228,13 @@ class FakeGeneration:
                 raise EngineError(f"the fake engine fails at word {number}, as it was told")
             if request.mode == "direct" and request.kind == "reply":
                 yield Text(word if number == 1 else " " + word)
-            yield Word(word, self._frames)
+            if not converts:
+                yield Word(word, self._frames)
             self._mark("first_unit")
             tone = word_tone((number - 1) % MAX_WORD + 1)
             for start in range(0, WORD_FRAMES, BLOCK_FRAMES):
+                if converts and self._frames >= self._heard_frames:
+                    return
                 if self._frames >= self._limit():
                     self._whole = False
                     return
@@ -236,12 +244,17 @@ class FakeGeneration:
                 self._mark("first_block")
                 self._mark("first_audio")
                 begin = self._frames
-                self._frames += BLOCK_FRAMES
-                pcm = tone[start * FRAME : (start + BLOCK_FRAMES) * FRAME]
+                size = min(BLOCK_FRAMES, self._heard_frames - begin) if converts else BLOCK_FRAMES
+                self._frames += size
+                pcm = tone[start * FRAME : (start + size) * FRAME]
                 yield Audio(pcm, begin, self._frames)
 
     def _words(self) -> list[str]:
         request = self._request
+        if request.kind == "convert":
+            if not self._heard_frames:
+                raise EngineError("there is nothing to convert: listen to some audio first")
+            return [num2words(number) for number in range(1, -(-self._heard_frames // WORD_FRAMES) + 1)]
         if request.kind == "say":
             words = (request.text or "").split()
             if not re.search(r"[A-Za-z0-9]", request.text or ""):

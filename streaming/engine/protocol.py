@@ -99,7 +99,8 @@ Output = Transcript | Text | Word | Audio | Finished
 class Request:
     """What to generate.
 
-    kind: "reply" answers the turn; "say" speaks `text`; "transcribe" only finishes the transcript.
+    kind: "reply" answers the turn; "say" speaks `text`; "transcribe" only finishes the transcript; "convert" speaks
+    the turn's own units again in the session's voice (zero-shot voice conversion, paper section 4.4).
     text: for "reply" a typed message instead of speech (None: answer what was heard); for "say" what to speak.
     mode: "text" plans the answer as text first (chain of modality); "direct" speaks at once.
     speak: False gives the answer as text only (mode "text").
@@ -111,7 +112,7 @@ class Request:
     so that a conversation that is interrupted has not cost much; None as fast as it goes (recordings).
     """
 
-    kind: Literal["reply", "say", "transcribe"] = "reply"
+    kind: Literal["reply", "say", "transcribe", "convert"] = "reply"
     text: str | None = None
     mode: Literal["text", "direct"] = "text"
     speak: bool = True

@@ -153,7 +153,7 @@ class Slot:
             answering,
             BlockCutter(self._bundle.config.blocks),
             transcript=self._listener.transcript,
-            listened=self._samples > 0 and request.kind != "say" and request.text is None,
+            listened=self._samples > 0 and request.kind in ("reply", "transcribe") and request.text is None,
         )
         if request.kind != "transcribe" and request.speak:
             self._speak(SpeechJob(answer, (), 0))
@@ -163,6 +163,8 @@ class Slot:
             return self._listener.say(request.text or "", request.sampling, seed)
         if request.kind == "transcribe":
             return self._listener.transcribe()
+        if request.kind == "convert":
+            return self._listener.convert()
         mode = request.mode if request.speak else "text"
         if request.text is not None:
             return self._listener.reply_to(request.text, mode, request.sampling, seed, request.instructions)

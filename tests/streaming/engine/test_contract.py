@@ -338,3 +338,19 @@ async def test_stop_ends_every_session(engine: Engine) -> None:
     await engine.stop()
     assert end(await collect(running)).reason == "cancelled"
     assert engine.in_use == 0
+
+
+async def test_a_recording_is_spoken_again_frame_by_frame(engine: Engine) -> None:
+    heard = noise(1.11)
+    outputs = await answer(engine, Request("convert", seed=3), heard[:5000], heard[5000:])
+    assert end(outputs).reason == "completed"
+    assert end(outputs).units == -(-len(heard) // 320)
+    assert len(sound(outputs)) == 320 * end(outputs).units
+    assert {type(output) for output in outputs} == {Audio, Finished}
+    assert_equal(outputs, await answer(engine, Request("convert", seed=3), heard))
+
+
+async def test_nothing_heard_is_nothing_to_convert(engine: Engine) -> None:
+    finished = end(await answer(engine, Request("convert")))
+    assert finished.reason == "failed"
+    assert "nothing to convert" in (finished.error or "")
