@@ -24,6 +24,9 @@ from ..models.errors import AudioError, SpeechGPTGenError
 from ..streaming.clock import Clock, RealClock
 from ..streaming.engine.protocol import Engine
 from . import metrics
+from .client_secrets import ClientSecrets
+from .keys import Keys
+from .limits import Clients
 from .security import Guard, SecurityHeaders, refusal
 from .settings import Settings
 from .transports import websocket as websocket_door
@@ -46,7 +49,9 @@ class Server:
         self.engine = VoiceBook(engine, settings.max_voices)
         self.settings = settings
         self.clock = clock
-        self.calls = Calls(self.engine, settings, clock)
+        self.keys = Keys(settings.token, clock)
+        self.clients = Clients(settings, clock)
+        self.calls = Calls(self.engine, settings, clock, self.clients)
         self.reason: str | None = "the engine is warming up"
         self.started = asyncio.Event()
         self.failure = ""
@@ -115,7 +120,7 @@ class Server:
         return JSONResponse({"id": key, "name": name}, status_code=201)
 
     async def realtime(self, websocket: WebSocket) -> None:
-        await websocket_door.converse(websocket, self.engine, self.settings, self.clock)
+        await websocket_door.converse(websocket, self.engine, self.settings, self.clock, self.clients)
 
 
 def create_app(engine: Engine, settings: Settings, clock: Clock | None = None) -> Starlette:
@@ -151,6 +156,7 @@ def create_app(engine: Engine, settings: Settings, clock: Clock | None = None) -
             Route("/metrics", server.metrics),
             Route("/v1/voices", server.voices, methods=["GET"]),
             Route("/v1/voices", server.make_voice, methods=["POST"]),
+            *ClientSecrets(server.keys, server.engine, settings).routes(),
             *server.calls.routes(),
             WebSocketRoute(websocket_door.PATH, server.realtime),
             *([Mount("/web", StaticFiles(directory=WEB_CLIENT))] if has_page else []),
@@ -164,7 +170,13 @@ def create_app(engine: Engine, settings: Settings, clock: Clock | None = None) -
                 allow_headers=["Authorization", "Content-Type", "X-OpenAI-Agents-SDK"],
                 expose_headers=["Location", "Retry-After"],
             ),
-            Middleware(Guard, settings=settings, not_ready=lambda: server.reason),
+            Middleware(
+                Guard,
+                settings=settings,
+                keys=server.keys,
+                clients=server.clients,
+                not_ready=lambda: server.reason,
+            ),
         ],
         lifespan=lifespan,
     )

@@ -1,4 +1,4 @@
-"""Who may call: origins, bearer token, readiness; and the headers that every page and answer gets.
+"""Who may call: origins, rates, keys, readiness; and the headers that every page and answer gets.
 
 A browser sends the Origin of the page that calls. A page of ours is one whose origin is this very server, and the
 server's name is one that cannot be forged: an address, localhost, or a name listed in `origins`. (Any other name may be
@@ -7,9 +7,11 @@ a stranger's that points at this address, so that his page could talk to a serve
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
+import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -17,6 +19,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import metrics
+from .keys import SECRET_PREFIX, Key, Keys
+from .limits import Clients, client_of
 from .settings import Settings
 
 KEY_PROTOCOL = "openai-insecure-api-key."
@@ -35,12 +39,34 @@ _HEADERS = {
 }
 
 
-def refusal(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+_REALTIME = "/v1/realtime"
+_ISSUE = "/v1/realtime/client_secrets"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who was let in, as the routes find it by `caller_of`.
+
+    client: whom limits are counted for. session: changes to the session that came with a client secret.
+    """
+
+    client: str = ""
+    session: dict[str, Any] = field(default_factory=dict)
+
+
+def caller_of(scope: Scope) -> Caller:
+    """Who makes a request that has passed the guard; nobody in particular where there is none (tests)."""
+    caller: Caller = scope.get("state", {}).get("caller", Caller())
+    return caller
+
+
+def refusal(
+    status: int, code: str, message: str, headers: dict[str, str] | None = None, *, param: str | None = None
+) -> JSONResponse:
     """An HTTP error in the protocol's shape."""
     kind = "invalid_request_error" if status < 500 else "server_error"
-    return JSONResponse(
-        {"error": {"type": kind, "code": code, "message": message}}, status_code=status, headers=headers
-    )
+    error = {"type": kind, "code": code, "message": message, **({"param": param} if param else {})}
+    return JSONResponse({"error": error}, status_code=status, headers=headers)
 
 
 class SecurityHeaders:
@@ -66,9 +92,11 @@ class Guard:
     not_ready: why the engine cannot serve yet; None when it can.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, not_ready: Callable[[], str | None]) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: Settings, keys: Keys, clients: Clients, not_ready: Callable[[], str | None]
+    ) -> None:
         self._app = app
-        self._token = settings.token.get_secret_value() if settings.token is not None else None
+        self._keys, self._clients = keys, clients
         self._origins = {_origin(origin) for origin in settings.origins}
         self._not_ready = not_ready
 
@@ -95,14 +123,31 @@ class Guard:
             return refusal(
                 403, "origin_not_allowed", f"pages of {origin[:200]} may not call this server: list it in `origins`"
             )
-        if self._token is not None and calls and not self._knows_token(scope, headers):
-            metrics.REFUSED.labels("token").inc()
-            return refusal(
-                401,
-                "invalid_api_key",
-                "give the server's token as `Authorization: Bearer ...`",
-                {"WWW-Authenticate": "Bearer"},
-            )
+        client = client_of((scope.get("client") or ("", 0))[0])
+        key: Key | None = None
+        if calls:
+            if wait := self._clients.request(client):
+                metrics.REFUSED.labels("rate").inc()
+                return refusal(
+                    429,
+                    "rate_limit_exceeded",
+                    f"too many requests: ask again in {math.ceil(wait)} s",
+                    {"Retry-After": str(math.ceil(wait))},
+                )
+            offered = _offered(scope, headers)
+            key = next(filter(None, map(self._keys.find, offered)), None)
+            if key is not None and key.realtime_only and not _is_realtime(path):
+                key = None
+            # Where no key is needed any is good, but a client secret stands for a session that must not get lost.
+            if key is None and (self._keys.needed or any(each.startswith(SECRET_PREFIX) for each in offered)):
+                metrics.REFUSED.labels("token").inc()
+                return refusal(
+                    401,
+                    "invalid_api_key",
+                    "give a valid token, or a client secret for /v1/realtime, as `Authorization: Bearer ...`",
+                    {"WWW-Authenticate": "Bearer"},
+                )
+        scope.setdefault("state", {})["caller"] = Caller(client, key.session if key is not None else {})
         reason = self._not_ready() if path.startswith("/v1/") else None
         if reason is not None:
             metrics.REFUSED.labels("not_ready").inc()
@@ -119,15 +164,20 @@ class Guard:
             return True
         return caller.partition("://")[2] == host.lower() and _unforgeable(name)
 
-    def _knows_token(self, scope: Scope, headers: Headers) -> bool:
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        offers = [given.strip()] if scheme.lower() == "bearer" else []
-        offers += [
-            name.removeprefix(KEY_PROTOCOL) for name in scope.get("subprotocols", []) if name.startswith(KEY_PROTOCOL)
-        ]
-        wanted = (self._token or "").encode()
-        # Header bytes were decoded as latin-1; this gives them back as they were sent.
-        return any(hmac.compare_digest(offer.encode("latin-1", "replace"), wanted) for offer in offers)
+
+def _offered(scope: Scope, headers: Headers) -> list[str]:
+    """The keys that a request carries."""
+    scheme, _, given = headers.get("authorization", "").partition(" ")
+    offered = [given.strip()] if scheme.lower() == "bearer" else []
+    offered += [
+        name.removeprefix(KEY_PROTOCOL) for name in scope.get("subprotocols", []) if name.startswith(KEY_PROTOCOL)
+    ]
+    # Header bytes were decoded as latin-1; this gives them back as they were sent.
+    return [each.encode("latin-1", "replace").decode("utf-8", "replace") for each in offered]
+
+
+def _is_realtime(path: str) -> bool:
+    return (path == _REALTIME or path.startswith(_REALTIME + "/")) and path != _ISSUE
 
 
 def _origin(url: str) -> str:

@@ -6,6 +6,7 @@ A value is looked up in this order: flag of `serve`, environment `SPEECHGPT_GEN_
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import tomllib
 from pathlib import Path
@@ -30,6 +31,7 @@ def _split(value: object) -> object:
 
 
 Names = Annotated[list[str], NoDecode, BeforeValidator(_split)]
+Secrets = Annotated[list[SecretStr], NoDecode, BeforeValidator(_split)]
 
 
 class Settings(BaseSettings):
@@ -44,10 +46,16 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65535, description="TCP port of HTTP and WebSocket; 0 takes any free one.")
     tls_cert: Path | None = Field(None, description="PEM certificate: browsers give a microphone only to https.")
     tls_key: Path | None = Field(None, description="PEM private key of the certificate.")
+    tls_self_signed: bool = Field(
+        False, description="Serve https with a certificate of our own, kept for later starts: browsers warn once."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
 
     # Who may come in
-    token: SecretStr | None = Field(None, description="Bearer token that every API call must carry; none lets all in.")
+    token: Secrets = Field(
+        default_factory=list,
+        description="Bearer tokens, one of which every API call must carry; without, only this machine may call.",
+    )
     origins: Names = Field(
         default_factory=list,
         description="Other web origins (https://host[:port]) whose pages may call; a name this server is known by too.",
@@ -86,6 +94,15 @@ class Settings(BaseSettings):
     # Limits
     idle_timeout_s: float = Field(300.0, gt=0, description="A session in which nobody speaks is ended after this.")
     session_max_s: float = Field(3600.0, gt=0, description="Longest session; frees slots left open by accident.")
+    max_sessions_per_client: int = Field(
+        0, ge=0, description="Conversations that one address may hold at a time; 0: as many as there are slots."
+    )
+    requests_per_minute: int = Field(
+        600, ge=1, description="API requests and upgrades that one address may make in a minute."
+    )
+    events_per_second: int = Field(
+        500, ge=10, description="Client events worked off in a second; faster ones of a session have to wait."
+    )
     max_event_bytes: int = Field(15 * 2**20, ge=1024, description="Largest client event in bytes (protocol: 15 MiB).")
     max_outgoing_bytes: int = Field(
         2**20, ge=4096, description="Bytes queued for a client that reads too slowly before it is dropped."
@@ -147,11 +164,28 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
         raise ConfigError(f"setting {where}{origin}: {text}") from None
     if (settings.tls_cert is None) != (settings.tls_key is None):
         raise ConfigError("tls_cert and tls_key go together: give both or neither")
+    if settings.tls_self_signed and settings.tls_cert is not None:
+        raise ConfigError("tls_self_signed makes a certificate of its own: give either it or tls_cert and tls_key")
+    if not settings.token and not is_loopback(settings.host):
+        raise ConfigError(
+            f"without a token only this machine may call, and host {settings.host} is open to others: "
+            "give --token, or keep --host 127.0.0.1"
+        )
     if settings.soft_end_ms > settings.silence_ms:
         raise ConfigError(
             f"soft_end_ms ({settings.soft_end_ms}) is longer than silence_ms ({settings.silence_ms}): lower it"
         )
     return settings
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address can be reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

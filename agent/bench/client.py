@@ -20,7 +20,8 @@ from ...streaming.clock import Clock
 from ...streaming.frames import FRAME, SAMPLE_RATE
 from ...streaming.playout import Playout
 from ...streaming.resample import StreamResampler
-from ..transports.ice import choose_addresses, host_addresses, is_loopback
+from ..settings import is_loopback
+from ..transports.ice import choose_addresses, host_addresses
 from ..transports.receive import AudioReceiver, tap
 from ..transports.track import PlayoutTrack
 from .ear import Ear

@@ -15,7 +15,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from ...models.errors import ConfigError, EngineError
-from ..settings import CONFIG_ENV, ENV_PREFIX, Settings, load_settings
+from ..settings import CONFIG_ENV, ENV_PREFIX, Settings, is_loopback, load_settings
 from .errors import user_errors
 
 GRACE_S = 3
@@ -107,13 +107,15 @@ async def _run(settings: Settings, listener: socket.socket) -> None:
 
     from ...streaming.engine.local import LocalEngine
     from ..app import Server, create_app
+    from ..tls import fingerprint, self_signed
 
     engine = LocalEngine(settings.model, settings.slots, device=_device(settings.device), precision=settings.precision)
     app = create_app(engine, settings)
-    tls = {"ssl_certfile": settings.tls_cert, "ssl_keyfile": settings.tls_key} if settings.tls_cert else {}
-    for file in filter(None, (settings.tls_cert, settings.tls_key)):
+    certificate, key = self_signed() if settings.tls_self_signed else (settings.tls_cert, settings.tls_key)
+    for file in filter(None, (certificate, key)):
         if not file.is_file():
             raise ConfigError(f"there is no file {file}: give a PEM certificate and its key")
+    tls = {"ssl_certfile": certificate, "ssl_keyfile": key} if certificate else {}
     uvicorn_config = uvicorn.Config(
         app,
         ws="websockets-sansio",
@@ -135,6 +137,12 @@ async def _run(settings: Settings, listener: socket.socket) -> None:
             server.should_exit = True
         else:
             typer.echo(f"SpeechGPT-Gen ({engine.info.name}) is ready: {'https' if tls else 'http'}://{shown}:{port}")
+            if not settings.token:
+                typer.echo("Only this machine can reach it. To let others in: --token SECRET --host 0.0.0.0")
+            elif not tls and not is_loopback(settings.host):
+                typer.echo("Tokens travel in the clear, and browsers give no microphone: see --tls-self-signed")
+            if settings.tls_self_signed and certificate is not None:
+                typer.echo(f"The certificate is our own: browsers warn once. Its SHA-256 is {fingerprint(certificate)}")
 
     announcing = asyncio.create_task(announce())
     await server.serve(sockets=[listener])

@@ -79,14 +79,20 @@ class Conversation:
         """What the agent does now."""
         return self._floor.state if self._slot is not None else "listening"
 
-    async def open(self) -> None:
-        """Take a slot of the engine; `run` does it where nobody did before. Raises EngineFullError, ConfigError."""
+    async def open(self, *changes: dict[str, Any]) -> None:
+        """Take a slot of the engine; `run` does it where nobody did before.
+
+        changes: to the session before it is told, one after the other, as in session.update. Raises EventError for
+        impossible ones, EngineFullError, ConfigError.
+        """
         if self._slot is not None:
             return
         info = self._engine.info
         voice = self._settings.voice or info.voices[0]
-        self._slot = await self._engine.open(voice=voice)
         self._session = first_session(self._settings, info.name, voice)
+        for change in changes:
+            self._session = updated_session(self._session, change, info.voices)
+        self._slot = await self._engine.open(voice=voice)
         self._decoder = AudioDecoder(self._session.audio.input.format)
         websocket = self._transport == "websocket"
         self._floor = Floor(

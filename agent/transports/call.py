@@ -1,10 +1,10 @@
 """One WebRTC call: a peer connection, a conversation, and the rules by which both end together."""
 
 import asyncio
-import json
 import logging
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from aiortc import (
     RTCConfiguration,
@@ -19,9 +19,10 @@ from ...streaming.clock import Clock
 from ...streaming.engine.protocol import Engine
 from ...streaming.playout import Playout
 from ..events import EventError, ServerEvent
+from ..limits import Bucket
 from ..session.conversation import Conversation
-from ..settings import Settings
-from .ice import choose_addresses, host_addresses, ice_servers, is_alive, is_loopback
+from ..settings import Settings, is_loopback
+from .ice import choose_addresses, host_addresses, ice_servers, is_alive
 from .offer import CallError, Offer
 from .receive import AudioReceiver, tap
 from .track import PlayoutTrack
@@ -110,8 +111,8 @@ class Call:
         self._talk: asyncio.Task[None] | None = None
         self._life: asyncio.Task[None] | None = None
 
-    async def answer(self, offer: Offer) -> str:
-        """Take a slot and answer the offer.
+    async def answer(self, offer: Offer, session: dict[str, Any]) -> str:
+        """Take a slot and answer the offer. session: changes to the session, before those that come with the offer.
 
         Returns:
             SDP with all our candidates.
@@ -119,15 +120,14 @@ class Call:
         Raises:
             EngineFullError: no slot is free.
             CallError: aiortc cannot answer this offer.
+            EventError: the session cannot be had.
         """
         if offer.events:
             self._outbox = Outbox(self._settings.max_outgoing_bytes)
-        await self.conversation.open()
+        await self.conversation.open(session, offer.session or {})
         self._talk = asyncio.create_task(self.conversation.run(), name=f"conversation of {self.id}")
         self._life = asyncio.create_task(self._live(), name=f"call {self.id}")
         try:
-            if offer.session is not None:
-                self.conversation.receive(json.dumps({"type": "session.update", "session": offer.session}))
             return await self._negotiate(offer)
         except BaseException as error:
             await self.hang_up("offer_failed")
@@ -195,8 +195,11 @@ class Call:
             self._on_end(self)
 
     async def _read(self) -> None:
-        """Bring client events to the conversation, no faster than it works them off."""
+        """Bring client events to the conversation, no faster than it works them off or than is allowed."""
+        rate = self._settings.events_per_second
+        events = Bucket(rate, 2 * rate, self._clock)
         while True:
+            await events.wait()
             self.conversation.receive(await self._inbox.get())
             await self.conversation.settled()
 

@@ -19,11 +19,6 @@ def ice_servers(settings: Settings) -> list[RTCIceServer]:
     return servers
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine's own."""
-    return host in ("localhost", "::1") or host.startswith("127.")
-
-
 def host_addresses(*, loopback: bool) -> list[str]:
     """All addresses of this machine, 127.0.0.1 before them if `loopback` or if there is no other.
 

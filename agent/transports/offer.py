@@ -13,12 +13,13 @@ from ...models.errors import SpeechGPTGenError
 
 
 class CallError(SpeechGPTGenError):
-    """A call that is refused: HTTP status, a code for programs, one line for people."""
+    """A call that is refused: HTTP status, a code for programs, one line for people, and the field at fault."""
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
+        self.param = param
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ async def read_offer(request: Request, *, max_bytes: int) -> Offer:
         raise CallError(
             415, "unsupported_media_type", f"content type {kind or 'none'} is not usable; send application/sdp"
         )
-    body = await _read(request, max_bytes)
+    body = await read_body(request, max_bytes, "offer")
     session = None
     if kind == "multipart/form-data":
         fields = _fields(request.headers["content-type"], body)
@@ -107,12 +108,13 @@ def check_offer(sdp: str, session: dict[str, Any] | None = None) -> Offer:
     return Offer(sdp, f"{audio.ice.usernameFragment}:{audio.ice.password}", "application" in kinds, session)
 
 
-async def _read(request: Request, max_bytes: int) -> bytes:
+async def read_body(request: Request, max_bytes: int, what: str) -> bytes:
+    """The body of a request. Raises CallError 413 as soon as it is too big."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > max_bytes:
-            raise CallError(413, "offer_too_large", f"the offer is larger than {max_bytes} bytes")
+            raise CallError(413, f"{what}_too_large", f"the {what} is larger than {max_bytes} bytes")
     return bytes(body)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
 
 from aiortc.rtcicetransport import parse_stun_turn_uri
 from starlette.requests import Request
@@ -13,7 +14,9 @@ from ...models.errors import ConfigError, EngineFullError, SpeechGPTGenError
 from ...streaming.clock import Clock, RealClock
 from ...streaming.engine.protocol import Engine
 from .. import metrics
-from ..security import refusal
+from ..events import EventError
+from ..limits import Clients, TooManySessionsError
+from ..security import Caller, caller_of, refusal
 from ..settings import Settings
 from .call import Call
 from .offer import CallError, Offer, read_offer
@@ -32,7 +35,9 @@ class Calls:
         ConfigError: a STUN or TURN address of the settings is malformed.
     """
 
-    def __init__(self, engine: Engine, settings: Settings, clock: Clock | None = None) -> None:
+    def __init__(
+        self, engine: Engine, settings: Settings, clock: Clock | None = None, clients: Clients | None = None
+    ) -> None:
         for url in (*settings.stun, *settings.turn):
             try:
                 parse_stun_turn_uri(url)
@@ -41,8 +46,10 @@ class Calls:
         self._engine = engine
         self._settings = settings
         self._clock = clock or RealClock()
+        self._clients = clients or Clients(settings, self._clock)
         self._calls: dict[str, Call] = {}
         self._offers: dict[str, str] = {}
+        self._counted: dict[str, ExitStack] = {}
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -59,26 +66,31 @@ class Calls:
     def routes(self) -> list[BaseRoute]:
         """Routes to mount at the root of the application."""
         return [
-            Route(PATH, _guarded(self._create), methods=["POST"]),
-            Route(PATH + "/{id}", _guarded(self._refuse_offer), methods=["POST", "PUT", "PATCH"]),
-            Route(PATH + "/{id}", _guarded(self._hang_up), methods=["DELETE"]),
-            Route(PATH + "/{id}/hangup", _guarded(self._hang_up), methods=["POST"]),
+            Route(PATH, told(self._create), methods=["POST"]),
+            Route(PATH + "/{id}", told(self._refuse_offer), methods=["POST", "PUT", "PATCH"]),
+            Route(PATH + "/{id}", told(self._hang_up), methods=["DELETE"]),
+            Route(PATH + "/{id}/hangup", told(self._hang_up), methods=["POST"]),
         ]
 
-    async def open(self, offer: Offer) -> tuple[Call, str]:
+    async def open(self, offer: Offer, caller: Caller | None = None) -> tuple[Call, str]:
         """Open a call for an offer; returns it and the SDP answer.
 
         Raises:
             CallError: the offer was answered before, or cannot be.
             EngineFullError: no slot is free.
+            TooManySessionsError: none for this caller.
         """
+        caller = caller or Caller()
         if offer.key in self._offers:
             raise CallError(409, "already_answered", "this offer has its answer; make a new offer for a new call")
-        call = Call("rtc_" + secrets.token_urlsafe(16), self._engine, self._settings, self._clock, self._forget)
-        self._calls[call.id] = call
-        self._offers[offer.key] = call.id
+        with ExitStack() as counted:
+            counted.enter_context(self._clients.session(caller.client))
+            call = Call("rtc_" + secrets.token_urlsafe(16), self._engine, self._settings, self._clock, self._forget)
+            self._calls[call.id] = call
+            self._offers[offer.key] = call.id
+            self._counted[call.id] = counted.pop_all()
         try:
-            return call, await call.answer(offer)
+            return call, await call.answer(offer, caller.session)
         except BaseException:
             self._forget(call)
             raise
@@ -88,12 +100,13 @@ class Calls:
         await asyncio.gather(*(call.hang_up("server_stopped") for call in self))
 
     def _forget(self, call: Call) -> None:
-        self._calls.pop(call.id, None)
+        if self._calls.pop(call.id, None) is not None:
+            self._counted.pop(call.id).close()
         self._offers = {key: id for key, id in self._offers.items() if id != call.id}
 
     async def _create(self, request: Request) -> Response:
         offer = await read_offer(request, max_bytes=self._settings.max_offer_bytes)
-        call, answer = await self.open(offer)
+        call, answer = await self.open(offer, caller_of(request.scope))
         return Response(
             answer, status_code=201, media_type="application/sdp", headers={"Location": f"{PATH}/{call.id}"}
         )
@@ -112,14 +125,18 @@ def routes(engine: Engine, settings: Settings) -> list[BaseRoute]:
     return Calls(engine, settings).routes()
 
 
-def _guarded(handler: Handler) -> Handler:
+def told(handler: Handler) -> Handler:
     """Turn errors that are the caller's to mend into one-line JSON."""
 
     async def guarded(request: Request) -> Response:
         try:
             return await handler(request)
         except CallError as error:
-            return _refuse(error.status, error.code, error)
+            return _refuse(error.status, error.code, error, error.param)
+        except EventError as error:
+            return _refuse(400, error.code, error, error.param)
+        except TooManySessionsError as error:
+            return _refuse(429, "too_many_sessions", error)
         except EngineFullError as error:
             return _refuse(503, "session_limit_reached", error)
         except SpeechGPTGenError as error:
@@ -128,7 +145,7 @@ def _guarded(handler: Handler) -> Handler:
     return guarded
 
 
-def _refuse(status: int, code: str, error: Exception) -> Response:
+def _refuse(status: int, code: str, error: Exception, param: str | None = None) -> Response:
     metrics.REFUSED.labels("full" if code == "session_limit_reached" else code).inc()
-    headers = {"Retry-After": str(RETRY_AFTER)} if status == 503 else None
-    return refusal(status, code, " ".join(str(error).split()), headers)
+    headers = {"Retry-After": str(RETRY_AFTER)} if status in (429, 503) else None
+    return refusal(status, code, " ".join(str(error).split()), headers, param=param)

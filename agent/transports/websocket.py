@@ -7,7 +7,6 @@ import contextlib
 import logging
 from collections import deque
 
-from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from ...models.errors import EngineFullError, SpeechGPTGenError
@@ -15,7 +14,9 @@ from ...streaming.clock import Clock
 from ...streaming.engine.protocol import Engine
 from ...streaming.playout import Playout
 from .. import metrics
-from ..events import ServerEvent
+from ..events import EventError, ServerEvent
+from ..limits import Bucket, Clients, TooManySessionsError
+from ..security import Caller, caller_of, refusal
 from ..session.conversation import Conversation
 from ..settings import Settings
 
@@ -63,8 +64,23 @@ class Outbox:
             self._bytes -= len(text)
 
 
-async def converse(websocket: WebSocket, engine: Engine, settings: Settings, clock: Clock) -> None:
-    """Hold one conversation over a WebSocket that asks to be opened; returns when it is over and its slot is free."""
+async def converse(
+    websocket: WebSocket, engine: Engine, settings: Settings, clock: Clock, clients: Clients | None = None
+) -> None:
+    """Hold one conversation over a WebSocket that asks to be opened; returns when it is over and its slot is free.
+
+    clients: counts the conversations of each client.
+    """
+    caller = caller_of(websocket.scope)
+    try:
+        with (clients or Clients(settings, clock)).session(caller.client):
+            await _converse(websocket, engine, settings, clock, caller)
+    except TooManySessionsError as error:
+        metrics.REFUSED.labels("too_many_sessions").inc()
+        await _refuse(websocket, 429, "too_many_sessions", str(error))
+
+
+async def _converse(websocket: WebSocket, engine: Engine, settings: Settings, clock: Clock, caller: Caller) -> None:
     outbox = Outbox(settings.max_outgoing_bytes)
 
     def send(event: ServerEvent) -> None:
@@ -73,14 +89,19 @@ async def converse(websocket: WebSocket, engine: Engine, settings: Settings, clo
 
     conversation = Conversation(engine, settings, send=send, playout=Playout(), transport="websocket", clock=clock)
     try:
-        await conversation.open()
+        await conversation.open(caller.session)
+    except EventError as error:
+        metrics.REFUSED.labels(error.code).inc()
+        await _refuse(websocket, 400, error.code, error.message, error.param)
+        return
     except SpeechGPTGenError as error:
         full = isinstance(error, EngineFullError)
         metrics.REFUSED.labels("full" if full else "error").inc()
-        await _refuse(websocket, "session_limit_reached" if full else "engine_error", str(error))
+        await _refuse(websocket, 503, "session_limit_reached" if full else "engine_error", str(error))
         return
+    events = Bucket(settings.events_per_second, 2 * settings.events_per_second, clock)
     talk = asyncio.create_task(conversation.run())
-    exchange = asyncio.create_task(_exchange(websocket, conversation, outbox))
+    exchange = asyncio.create_task(_exchange(websocket, conversation, outbox, events))
     try:
         await asyncio.wait({talk, exchange}, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -95,12 +116,12 @@ async def converse(websocket: WebSocket, engine: Engine, settings: Settings, clo
         await _say_goodbye(websocket, outbox, conversation.reason or "", 1011 if failures.get(talk) else None)
 
 
-async def _exchange(websocket: WebSocket, conversation: Conversation, outbox: Outbox) -> None:
+async def _exchange(websocket: WebSocket, conversation: Conversation, outbox: Outbox, events: Bucket) -> None:
     """Accept the connection, then carry events both ways until the client has gone."""
     offered = websocket.scope.get("subprotocols", [])
     # Browsers close a connection that does not answer with a subprotocol they have offered.
     await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
-    tasks = {asyncio.create_task(_read(websocket, conversation)), asyncio.create_task(outbox.drain(websocket))}
+    tasks = {asyncio.create_task(_read(websocket, conversation, events)), asyncio.create_task(outbox.drain(websocket))}
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -109,9 +130,10 @@ async def _exchange(websocket: WebSocket, conversation: Conversation, outbox: Ou
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _read(websocket: WebSocket, conversation: Conversation) -> None:
-    """Bring client events to the conversation, no faster than it works them off."""
+async def _read(websocket: WebSocket, conversation: Conversation, events: Bucket) -> None:
+    """Bring client events to the conversation, no faster than it works them off or than `events` allows."""
     while True:
+        await events.wait()
         message = await websocket.receive()
         if message["type"] == "websocket.disconnect":
             return
@@ -131,11 +153,10 @@ async def _say_goodbye(websocket: WebSocket, outbox: Outbox, reason: str, code: 
             await websocket.close(code or _CLOSE_CODES.get(reason, 1001), reason)
 
 
-async def _refuse(websocket: WebSocket, code: str, message: str) -> None:
-    """Refuse the upgrade with HTTP 503, or where the server cannot do that, close before it is accepted."""
-    body = {"error": {"type": "server_error", "code": code, "message": message}}
+async def _refuse(websocket: WebSocket, status: int, code: str, message: str, param: str | None = None) -> None:
+    """Refuse the upgrade by an HTTP status, or where the server cannot do that, close before it is accepted."""
     if "websocket.http.response" in websocket.scope.get("extensions", {}):
-        headers = {"Retry-After": str(RETRY_AFTER)}
-        await websocket.send_denial_response(JSONResponse(body, status_code=503, headers=headers))
+        headers = {"Retry-After": str(RETRY_AFTER)} if status in (429, 503) else None
+        await websocket.send_denial_response(refusal(status, code, message, headers, param=param))
     else:
-        await websocket.close(1013, code)
+        await websocket.close(1008 if status == 400 else 1013, code)

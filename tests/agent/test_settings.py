@@ -32,7 +32,7 @@ def toml(tmp_path):
 def test_defaults_are_safe_and_every_setting_has_a_reason():
     settings = load_settings()
     assert settings.host == "127.0.0.1"
-    assert settings.token is None
+    assert settings.token == []
     assert settings.stun == []
     assert all(field.description for field in Settings.model_fields.values())
 
@@ -42,12 +42,12 @@ def test_flags_win_over_environment_over_file_over_default(monkeypatch, toml):
     monkeypatch.setenv("SPEECHGPT_GEN_PORT", "3")
     monkeypatch.setenv("SPEECHGPT_GEN_SLOTS", "4")
     monkeypatch.setenv("SPEECHGPT_GEN_STUN", "stun:a:1, stun:b:2")
-    settings = load_settings(path, port="5")
+    settings = load_settings(path, port="5", token="t")
     assert (settings.port, settings.slots, settings.host) == (5, 4, "file")
     assert settings.origins == ["https://a"]
     assert settings.stun == ["stun:a:1", "stun:b:2"]
     monkeypatch.setenv(CONFIG_ENV, str(path))
-    assert load_settings().host == "file"
+    assert load_settings(token="t").host == "file"
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,11 @@ def test_flags_win_over_environment_over_file_over_default(monkeypatch, toml):
         ("port = 'many'", "setting port"),
         ("soft_end_ms = 900", "soft_end_ms (900) is longer than silence_ms"),
         ("tls_cert = 'a.pem'", "tls_cert and tls_key go together"),
+        ("tls_self_signed = true\ntls_cert = 'a.pem'\ntls_key = 'b.pem'", "tls_self_signed makes a certificate"),
+        ("host = '0.0.0.0'", "without a token only this machine may call"),
+        ("host = '192.168.1.2'", "give --token"),
+        ("host = '::'", "give --token"),
+        ("host = 'my.machine'", "give --token"),
         ("port = ", "is not TOML"),
     ],
 )
@@ -73,8 +78,15 @@ def test_a_missing_file_is_named(tmp_path):
         load_settings(tmp_path / "nowhere.toml")
 
 
-def test_the_token_is_not_shown():
+def test_tokens_are_not_shown(monkeypatch):
     assert "hush" not in repr(load_settings(token="hush"))
+    monkeypatch.setenv("SPEECHGPT_GEN_TOKEN", "one, two")
+    assert [token.get_secret_value() for token in load_settings(host="0.0.0.0").token] == ["one", "two"]
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.2", "::1", "[::1]"])
+def test_without_a_token_this_machine_may_call(host):
+    assert load_settings(host=host).host == host
 
 
 def test_serve_has_a_flag_for_every_setting():
