@@ -6,8 +6,6 @@ import re
 import unicodedata
 from typing import Final
 
-from num2words import num2words
-
 from ..errors import TextError
 from .vocabulary import to_ascii
 
@@ -199,6 +197,8 @@ def _decimal(whole: str, fraction: str) -> str:
 
 def _words(digits: str, to: str = "cardinal") -> str:
     """A number in words; one that is too long or starts with a zero is read digit by digit."""
+    from num2words import num2words  # here, because training runs where it is not installed
+
     if to == "cardinal" and (len(digits) > _LONGEST_NUMBER or (len(digits) > 1 and digits[0] == "0")):
         return " ".join(num2words(int(digit)) for digit in digits)
     spoken: str = num2words(int(digits), to=to)

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..speech_tokenizer.semantic_encoder import mel_filters
 from ..speech_tokenizer.streaming import StreamingSpeechTokenizer, StreamingTokenizerConfig
 from .corpus import Corpus, Utterance
 from .loop import Loop, LoopConfig
+from .recordings import Recordings
 
 SCALES = ((256, 32), (512, 64), (1024, 80), (2048, 128))
 """(FFT size, mel bands) of the spectral losses."""
@@ -56,7 +56,7 @@ class CodebookLearner:
 
     def __init__(self, vectors: Tensor, decay: float = 0.99) -> None:
         self.vectors, self.decay = vectors, decay
-        self.counts = torch.ones(vectors.shape[:2])
+        self.counts = torch.ones(vectors.shape[:2], device=vectors.device)
 
     @torch.no_grad()
     def start(self, latents: Tensor, units: Tensor, rounds: int = 8) -> None:
@@ -65,7 +65,7 @@ class CodebookLearner:
         self._assign(0, latents, units, fallback=mean.expand(self.vectors.shape[1], -1))
         residual = latents - self.vectors[0][units]
         for level in range(1, len(self.vectors)):
-            chosen = torch.randperm(len(residual))[: self.vectors.shape[1]]
+            chosen = torch.randperm(len(residual), device=residual.device)[: self.vectors.shape[1]]
             self.vectors[level] = residual[chosen]
             for _ in range(rounds):
                 index = self._nearest(level, residual)
@@ -86,7 +86,7 @@ class CodebookLearner:
         self.counts[level] = old + count * (1 - self.decay)
         dead = self.counts[level] < 0.02
         if level > 0 and bool(dead.any()):
-            book[dead] = residual[torch.randint(len(residual), (int(dead.sum()),))]
+            book[dead] = residual[torch.randint(len(residual), (int(dead.sum()),), device=residual.device)]
             self.counts[level][dead] = 1.0
 
     def _nearest(self, level: int, residual: Tensor) -> Tensor:
@@ -116,28 +116,14 @@ class AcousticConfig:
 
 
 def crops(
-    corpus: Corpus, pool: Sequence[Utterance], config: AcousticConfig, step: int
-) -> tuple[Tensor, list[tuple[Utterance, int]]]:
-    """Random crops on frame boundaries: audio (B, 1, N) and where each was taken (utterance, first frame)."""
+    recordings: Recordings, pool: Sequence[Utterance], config: AcousticConfig, step: int
+) -> tuple[Tensor, list[Utterance], list[int]]:
+    """Random crops on frame boundaries: audio (B, 1, N), the utterances and the first frame taken of each."""
     rng = np.random.default_rng((config.loop.seed, step))
-    wav = torch.zeros(config.batch, 1, 320 * config.crop_frames)
-    taken = []
-    for row in wav:
-        u = pool[int(rng.integers(len(pool)))]
-        first = int(rng.integers(max(1, u.frames - config.crop_frames + 1)))
-        pcm = corpus.audio(u)[320 * first : 320 * (first + config.crop_frames)]
-        row[0, : len(pcm)] = torch.from_numpy(pcm) * float(rng.uniform(0.5, 1.1))
-        taken.append((u, first))
-    return wav, taken
-
-
-def units_of(units: dict[str, NDArray[np.int16]], taken: list[tuple[Utterance, int]], frames: int) -> Tensor:
-    """Units (B, frames) of crops; past the end of an utterance the last unit is repeated."""
-    rows = []
-    for u, first in taken:
-        row = units[u.id][first : first + frames].astype(np.int64)
-        rows.append(np.pad(row, (0, frames - len(row)), mode="edge"))
-    return torch.from_numpy(np.stack(rows))
+    chosen = [pool[i] for i in rng.integers(len(pool), size=config.batch)]
+    first = [int(rng.integers(max(1, u.frames - config.crop_frames + 1))) for u in chosen]
+    gain = torch.from_numpy(rng.uniform(0.5, 1.1, (config.batch, 1)).astype(np.float32)).to(recordings.device)
+    return (recordings.audio(chosen, config.crop_frames, first) * gain)[:, None], chosen, first
 
 
 def quantize(
@@ -163,49 +149,63 @@ def train(
     corpus: Corpus,
     folder: Path,
     config: AcousticConfig,
-    units: dict[str, NDArray[np.int16]] | None,
+    units: Tensor | None,
     *,
+    device: str = "cpu",
+    start: StreamingSpeechTokenizer | None = None,
+    budget: float | None = None,
     until: int | None = None,
 ) -> StreamingSpeechTokenizer:
-    """Train stage two in `folder`. `units` (from `extract.units`) may be missing until `continuous_steps`."""
+    """Train stage two in `folder`, resuming from its checkpoint.
+
+    units: of the whole corpus (frames,), may be missing until `continuous_steps`; start: a tokenizer to go on from,
+    whose codebooks are set anew where they are zero; budget: seconds that it may take.
+    """
     torch.manual_seed(config.loop.seed)
     tokenizer = StreamingSpeechTokenizer(config.tokenizer)
+    if start is not None:
+        tokenizer.load_state_dict(start.state_dict())
     tokenizer.semantic.requires_grad_(False)
     tokenizer.encoder.requires_grad_(not config.freeze_encoder)
-    loop = Loop(folder, tokenizer, config.loop)
+    tokenizer.to(device)
+    loop = Loop(folder, tokenizer, config.loop, budget=budget)
     learner = CodebookLearner(tokenizer.codebooks.vectors)
-    spectral, pool = SpectralLoss(), corpus.split("train")
+    spectral, pool = SpectralLoss().to(device), corpus.split("train")
+    recordings = Recordings(corpus, device)
+    units = None if units is None else units.to(device)
+
+    def units_of(chosen: Sequence[Utterance], first: Sequence[int]) -> Tensor:
+        assert units is not None
+        return recordings.rows(units, chosen, config.crop_frames, first).long()
 
     def start_codebooks() -> None:
-        assert units is not None
         found, index = [], []
-        for n in range(160):
-            wav, taken = crops(corpus, pool, config, 10**9 + n)
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for n in range(max(1, 1280 // config.batch)):
+            wav, chosen, first = crops(recordings, pool, config, 10**9 + n)
+            with torch.no_grad(), torch.autocast(wav.device.type, torch.bfloat16):
                 found.append(tokenizer.continuous(wav))
-            index.append(units_of(units, taken, config.crop_frames))
+            index.append(units_of(chosen, first))
         learner.start(torch.cat(found).flatten(0, 1), torch.cat(index).flatten())
 
     def losses(step: int) -> dict[str, Tensor]:
-        wav, taken = crops(corpus, pool, config, step)
+        wav, chosen, first = crops(recordings, pool, config, step)
         quantized = step >= config.continuous_steps
         if quantized and not bool(tokenizer.codebooks.vectors.any()):
             start_codebooks()
         terms: dict[str, Tensor] = {}
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(wav.device.type, torch.bfloat16):
             latents = tokenizer.continuous(wav)
             given = latents
             if quantized:
-                assert units is not None
-                index = units_of(units, taken, config.crop_frames)
+                index = units_of(chosen, first)
                 sums, _ = quantize(tokenizer, latents, index, None if config.freeze_encoder else learner)
                 levels = torch.randint(1, tokenizer.n_q + 1, (len(wav),))
                 levels[torch.rand(len(wav)) < 0.6] = tokenizer.n_q
-                target = sums[levels - 1, torch.arange(len(wav))]
+                target = sums[(levels - 1).to(device), torch.arange(len(wav), device=device)]
                 given = latents + (target - latents).detach()
                 terms["commitment"] = (latents - sums[-1]).square().mean()
-            given = given + config.latent_noise * torch.rand(len(wav), 1, 1) * torch.randn_like(given)
-            made = tokenizer.decode(given)
+            noise = torch.rand(len(wav), 1, 1, device=device) * torch.randn_like(given)
+            made = tokenizer.decode(given + config.latent_noise * noise)
         made = made.float()
         terms["spectral"] = spectral(made[:, 0], wav[:, 0])
         loss = terms["spectral"]

@@ -1,4 +1,5 @@
-"""Batches of whole utterances, shuffled by seed and step, so that a resumed run sees what it would have seen."""
+"""Which utterances and documents a step trains on: shuffled by seed and step alone, so that a resumed run sees what it
+would have seen."""
 
 from __future__ import annotations
 
@@ -9,38 +10,80 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .corpus import Corpus, Utterance
 
+class BucketBatches:
+    """Utterances of like length in batches of few shapes; an epoch visits each one at least once.
 
-def rounded(length: int, step: int = 32) -> int:
-    """Length padded up to a multiple of `step`: oneDNN keeps a plan for every shape it meets, and thousands of them
-    filled a machine's memory."""
-    return -(-length // step) * step
+    `lengths` (any unit) are rounded up to multiples of `bucket`, and a batch holds as many of one bucket as make up
+    `budget`. Few shapes matter: compilers and oneDNN keep a plan for every shape that they meet.
+    fill: whether a bucket's last batch is filled up from the same bucket (training) or left short (a pass over
+    everything).
+    """
 
-
-class LengthBatches:
-    """Utterances of like length grouped to at most `seconds` of padded audio; an epoch visits each one once."""
-
-    def __init__(self, lengths: Sequence[float], budget: float, seed: int) -> None:
-        self.lengths, self.budget, self.seed = np.asarray(lengths), budget, seed
-        self._epoch, self._groups = -1, list[NDArray[np.int64]]()
-        self._sizes: list[int] = []
+    def __init__(self, lengths: Sequence[float], budget: float, bucket: float, seed: int, *, fill: bool = True) -> None:
+        self.rounded = np.ceil(np.maximum(np.asarray(lengths), bucket * 1e-3) / bucket) * bucket
+        self.budget, self.seed, self.fill = budget, seed, fill
+        self._epoch, self._plans = -1, list[NDArray[np.int64]]()
+        self._members = [np.flatnonzero(self.rounded == size) for size in np.unique(self.rounded)]
+        self.per_epoch = len(self._plan(0))
 
     def _plan(self, epoch: int) -> list[NDArray[np.int64]]:
         rng = np.random.default_rng((self.seed, epoch))
-        order = np.argsort(self.lengths * rng.uniform(0.9, 1.1, len(self.lengths)), kind="stable")
-        groups, group, longest = [], list[int](), 0.0
-        for index in order:
-            longest = max(longest, float(self.lengths[index]))
-            if group and longest * (len(group) + 1) > self.budget:
-                groups.append(np.array(group))
-                group, longest = [], float(self.lengths[index])
-            group.append(int(index))
-        groups.append(np.array(group))
+        groups: list[NDArray[np.int64]] = []
+        for members in self._members:
+            size = max(1, int(self.budget // self.rounded[members[0]]))
+            order = rng.permutation(members)
+            if self.fill and len(order) % size:
+                order = np.concatenate([order, rng.choice(members, size - len(order) % size)])
+            groups += [order[at : at + size] for at in range(0, len(order), size)]
         return [groups[i] for i in rng.permutation(len(groups))]
 
     def __call__(self, step: int) -> NDArray[np.int64]:
         """Indices of the batch of a step, counted over all epochs."""
+        epoch, at = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._plans = epoch, self._plan(epoch)
+        return self._plans[at]
+
+    def longest(self, chosen: NDArray[np.int64]) -> float:
+        """Length that a batch is padded to."""
+        return float(self.rounded[chosen[0]])
+
+
+class PackedRows:
+    """Documents packed into rows of `capacity`, `rows` of them a batch; an epoch visits each document once."""
+
+    def __init__(self, lengths: Sequence[int], capacity: int, rows: int, seed: int) -> None:
+        self.lengths, self.capacity, self.rows, self.seed = np.asarray(lengths), capacity, rows, seed
+        self.usable = np.flatnonzero(self.lengths <= capacity)
+        self._epoch, self._plans = -1, list[list[list[int]]]()
+        self._sizes: list[int] = []
+
+    def _plan(self, epoch: int) -> list[list[list[int]]]:
+        rng = np.random.default_rng((self.seed, epoch))
+        filled: list[list[int]] = []
+        open_rows: list[tuple[int, list[int]]] = []
+        for index in rng.permutation(self.usable):
+            size = int(self.lengths[index])
+            # Best fit among a few open rows: little is wasted, and neighbours in a row stay random.
+            fitting = [(room, at) for at, (room, _) in enumerate(open_rows) if room >= size]
+            if fitting:
+                room, at = min(fitting)
+                open_rows[at][1].append(int(index))
+                open_rows[at] = (room - size, open_rows[at][1])
+            else:
+                if len(open_rows) == 16:
+                    fullest = min(range(16), key=lambda at: open_rows[at][0])
+                    filled.append(open_rows.pop(fullest)[1])
+                open_rows.append((self.capacity - size, [int(index)]))
+        filled += [row for _, row in open_rows]
+        while len(filled) % self.rows:
+            filled.append(filled[int(rng.integers(len(filled)))])
+        order = rng.permutation(len(filled))
+        return [[filled[i] for i in order[at : at + self.rows]] for at in range(0, len(order), self.rows)]
+
+    def __call__(self, step: int) -> list[list[int]]:
+        """Documents of every row of the batch of a step, counted over all epochs."""
         epoch, first = 0, 0
         while True:
             if epoch >= len(self._sizes):
@@ -50,25 +93,19 @@ class LengthBatches:
             first += self._sizes[epoch]
             epoch += 1
         if epoch != self._epoch:
-            self._epoch, self._groups = epoch, self._plan(epoch)
-        return self._groups[step - first]
-
-
-def pad_audio(corpus: Corpus, utterances: Sequence[Utterance]) -> tuple[Tensor, Tensor]:
-    """Audio (B, N) zero-padded to a multiple of 320, and frames of each (B,)."""
-    frames = [u.frames for u in utterances]
-    wav = torch.zeros(len(utterances), 320 * max(frames))
-    for row, u in zip(wav, utterances, strict=True):
-        row[: u.samples] = torch.from_numpy(corpus.audio(u))
-    return wav, torch.tensor(frames)
+            self._epoch, self._plans = epoch, self._plan(epoch)
+        return self._plans[step - first]
 
 
 def augment(wav: Tensor, rng: np.random.Generator) -> Tensor:
-    """Gain, coloured noise and band limits as a microphone adds them, (B, N) -> (B, N)."""
-    noise = torch.from_numpy(rng.standard_normal(wav.shape).astype(np.float32))
+    """Gain, coloured noise and band limits as a microphone adds them, (B, N) -> (B, N) on the same device."""
+    generator = torch.Generator(wav.device).manual_seed(int(rng.integers(2**62)))
+
+    def uniform(low: float, high: float) -> Tensor:
+        return torch.from_numpy(rng.uniform(low, high, (len(wav), 1)).astype(np.float32)).to(wav.device)
+
+    noise = torch.randn(wav.shape, generator=generator, device=wav.device)
     brown = torch.nn.functional.avg_pool1d(noise[:, None], 9, 1, 4)[:, 0] * 3
-    colour = torch.from_numpy(rng.uniform(0, 1, (len(wav), 1)).astype(np.float32))
+    colour, snr, gain = uniform(0, 1), uniform(5, 45), 10 ** (uniform(-14, 4) / 20)
     level = wav.square().mean(-1, keepdim=True).sqrt()
-    snr = torch.from_numpy(rng.uniform(5, 45, (len(wav), 1)).astype(np.float32))
-    gain = 10 ** torch.from_numpy(rng.uniform(-14, 4, (len(wav), 1)).astype(np.float32) / 20)
     return (wav + (noise * colour + brown * (1 - colour)) * level * 10 ** (-snr / 20)) * gain

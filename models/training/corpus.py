@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
 from ..errors import ConfigError
@@ -55,13 +54,13 @@ class Corpus:
             raise ConfigError(f"no prepared corpus in {cache}: run `speechgpt-gen train prepare` first")
         self.cache = cache
         self.utterances = [Utterance(**row) for row in json.loads(index.read_text())]
-        self._samples = np.memmap(cache / "samples.i16", dtype=np.int16, mode="r")
+        self.samples = np.memmap(cache / "samples.i16", dtype=np.int16, mode="c")
         self.speakers = sorted({u.speaker for u in self.utterances})
         self.by_id = {u.id: u for u in self.utterances}
 
     def audio(self, utterance: Utterance) -> NDArray[np.float32]:
         """Samples of one utterance in [-1, 1], shape (samples,)."""
-        view = self._samples[utterance.start : utterance.start + utterance.samples]
+        view = self.samples[utterance.start : utterance.start + utterance.samples]
         return view.astype(np.float32) / 32768.0
 
     def split(self, name: str) -> list[Utterance]:
@@ -78,6 +77,8 @@ class Corpus:
 
 def _decode_shard(tar: Path, part: Path) -> dict[str, int]:
     """Decode every recording of a shard into `part` (int16); returns samples by id, in file order."""
+    import soundfile  # here, because a prepared corpus is read where it is not installed
+
     lengths: dict[str, int] = {}
     with tarfile.open(tar) as archive, part.open("wb") as out:
         for member in archive:

@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from .batches import LengthBatches, pad_audio
+from .batches import augment
 from .corpus import Corpus
-from .semantic_units import SYMBOLS, SemanticUnits, spell
+from .recordings import Recordings
+from .semantic_units import SYMBOLS, SemanticUnits, batches_of, spell
 
 _BLANK, _SPACE = 0, 1
 
@@ -30,38 +32,39 @@ class Spoken:
     cuts: list[int]
 
 
-def align(log_probs: NDArray[np.float32], targets: list[list[int]], frames: list[int]) -> list[NDArray[np.int64]]:
+def align(log_probs: Tensor, targets: list[list[int]], frames: list[int]) -> list[NDArray[np.int64]]:
     """Viterbi alignment of CTC outputs (B, T, symbols) to targets; per item the state 0..2L of every frame (T_i,).
 
     State 2k+1 is target k, even states are blanks. The best path under the CTC topology (Graves et al. 2006).
     """
+    device = log_probs.device
     batch, steps, _ = log_probs.shape
     size = 2 * max(map(len, targets)) + 1
-    symbols = np.zeros((batch, size), np.int64)
+    symbols = torch.zeros(batch, size, dtype=torch.int64)
     for row, target in zip(symbols, targets, strict=True):
-        row[1 : 2 * len(target) : 2] = target
-    skip = np.zeros((batch, size), bool)
-    skip[:, 2:] = (symbols[:, 2:] != _BLANK) & (symbols[:, 2:] != symbols[:, :-2])
-    emitted = np.take_along_axis(log_probs, np.broadcast_to(symbols[:, None], (batch, steps, size)), 2)
-    score = np.full((batch, size), -1e30, np.float32)
-    score[:, :2] = emitted[:, 0, :2]
-    came = np.zeros((batch, steps, size), np.int8)
+        row[1 : 2 * len(target) : 2] = torch.tensor(target)
+    repeats = torch.ones(batch, size, dtype=torch.bool)
+    repeats[:, 2:] = (symbols[:, 2:] == _BLANK) | (symbols[:, 2:] == symbols[:, :-2])
+    symbols, repeats, lengths = symbols.to(device), repeats.to(device), torch.tensor(frames, device=device)
+    emitted = log_probs.gather(2, symbols[:, None].expand(batch, steps, size))
+    score = torch.full((batch, size + 2), -1e30, device=device)  # two columns of nothing in front
+    score[:, 2:4] = emitted[:, 0, :2]
+    came = torch.zeros(batch, steps, size, dtype=torch.int8, device=device)
     for t in range(1, steps):
-        one = np.pad(score[:, :-1], ((0, 0), (1, 0)), constant_values=-1e30)
-        two = np.where(skip, np.pad(score[:, :-2], ((0, 0), (2, 0)), constant_values=-1e30), -1e30)
-        choices = np.stack([score, one, two])
-        came[:, t] = choices.argmax(0)
-        score = np.where((t < np.array(frames))[:, None], choices.max(0) + emitted[:, t], score)
-    paths = []
-    for i, (target, length) in enumerate(zip(targets, frames, strict=True)):
-        last = 2 * len(target)
-        state = last if score[i, last] >= score[i, last - 1] else last - 1
-        path = np.empty(length, np.int64)
-        for t in range(length - 1, -1, -1):
-            path[t] = state
-            state -= int(came[i, t, state])
-        paths.append(path)
-    return paths
+        stay, one, two = score[:, 2:], score[:, 1:-1], score[:, :-2].masked_fill(repeats, -1e30)
+        best, source = torch.stack([stay, one, two]).max(0)
+        came[:, t] = source.to(torch.int8)
+        score[:, 2:] = torch.where((t < lengths)[:, None], best + emitted[:, t], stay)
+    last = torch.tensor([2 * len(target) for target in targets], device=device)
+    rows = torch.arange(batch, device=device)
+    state = torch.where(score[rows, 2 + last] >= score[rows, 1 + last], last, last - 1).cpu().numpy()
+    steps_back, which = came.cpu().numpy(), np.arange(batch)
+    path = np.empty((batch, steps), np.int64)
+    for t in range(steps - 1, -1, -1):
+        path[:, t] = state
+        inside = t < np.array(frames)
+        state = state - np.where(inside, steps_back[which, t, state], 0)
+    return [row[:length] for row, length in zip(path, frames, strict=True)]
 
 
 def _locate(words: list[str], path: NDArray[np.int64]) -> tuple[list[int], list[int]] | None:
@@ -83,37 +86,45 @@ def _locate(words: list[str], path: NDArray[np.int64]) -> tuple[list[int], list[
 
 
 @torch.inference_mode()
-def extract(corpus: Corpus, module: SemanticUnits, folder: Path, *, batch_seconds: float = 200.0) -> None:
-    """Write units and word positions of the whole corpus to `folder/spoken.npz`.
+def extract(
+    corpus: Corpus,
+    module: SemanticUnits,
+    path: Path,
+    *,
+    batch_seconds: float = 200.0,
+    noise: np.random.Generator | None = None,
+) -> None:
+    """Write units and word positions of the whole corpus to `path` (.npz), of the audio as it is or with `noise`.
 
     Utterances whose words could not be placed keep their units and have no words.
     """
     module.eval()
     everything = corpus.utterances
-    batches = LengthBatches([u.samples / 16_000 for u in everything], batch_seconds, 0)
+    recordings = Recordings(corpus, next(module.parameters()).device)
+    batches = batches_of(everything, batch_seconds, 0, fill=False)
     units: dict[str, NDArray[np.int16]] = {}
     places: dict[str, tuple[list[int], list[int]]] = {}
-    step = 0
-    while len(units) < len(everything):
+    for step in range(batches.per_epoch):
         chosen = [everything[i] for i in batches(step)]
-        step += 1
-        wav, frames = pad_audio(corpus, chosen)
-        mel = module.encoder.mel_frames(wav)
-        with torch.autocast("cpu", torch.bfloat16):
+        frames = [u.frames for u in chosen]
+        wav = recordings.audio(chosen)
+        mel = module.encoder.mel_frames(wav if noise is None else augment(wav, noise))
+        with torch.autocast(mel.device.type, torch.bfloat16):
             values, index = module.encoder.quantize(module.encoder.hidden(mel))
-            logits = module.reader.read(values).float().log_softmax(-1).numpy()
+            logits = module.reader.read(values).float().log_softmax(-1)
+        index = index.cpu()
         usable = [i for i, u in enumerate(chosen) if u.text.split() and all(map(spell, u.text.split()))]
         targets = [_targets(chosen[i].text) for i in usable]
-        paths = align(logits[usable], targets, [int(frames[i]) for i in usable]) if usable else []
+        paths = align(logits[usable], targets, [frames[i] for i in usable]) if usable else []
         for row, u in enumerate(chosen):
-            units[u.id] = index[row, : int(frames[row])].numpy().astype(np.int16)
-        for i, path in zip(usable, paths, strict=True):
-            found = _locate(chosen[i].text.split(), path)
+            units[u.id] = index[row, : frames[row]].numpy().astype(np.int16)
+        for i, states in zip(usable, paths, strict=True):
+            found = _locate(chosen[i].text.split(), states)
             if found is not None:
                 places[chosen[i].id] = found
-        if step % 50 == 0:
+        if step % 50 == 49:
             print(f"extracted {len(units)}/{len(everything)}", flush=True)
-    _save(folder, [u.id for u in everything], units, places)
+    _save(path, [u.id for u in everything], units, places)
 
 
 def _targets(text: str) -> list[int]:
@@ -121,11 +132,11 @@ def _targets(text: str) -> list[int]:
 
 
 def _save(
-    folder: Path, ids: list[str], units: dict[str, NDArray[np.int16]], places: dict[str, tuple[list[int], list[int]]]
+    path: Path, ids: list[str], units: dict[str, NDArray[np.int16]], places: dict[str, tuple[list[int], list[int]]]
 ) -> None:
     none: tuple[list[int], list[int]] = ([], [])
     np.savez(
-        folder / "spoken.npz",
+        path,
         ids=np.array(ids),
         units=np.concatenate([units[i] for i in ids]),
         frames=np.array([len(units[i]) for i in ids], np.int32),
@@ -135,9 +146,9 @@ def _save(
     )
 
 
-def load_spoken(folder: Path, corpus: Corpus) -> dict[str, Spoken]:
+def load_spoken(path: Path, corpus: Corpus) -> dict[str, Spoken]:
     """Read what `extract` wrote, by utterance id."""
-    with np.load(folder / "spoken.npz", allow_pickle=False) as stored:
+    with np.load(path, allow_pickle=False) as stored:
         data = {name: stored[name] for name in stored.files}
     units = np.split(data["units"], np.cumsum(data["frames"])[:-1])
     edges = np.cumsum(data["words"])[:-1]

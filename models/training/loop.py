@@ -1,12 +1,12 @@
-"""One training loop for every recipe: bf16, warm-up and cosine, checkpoints that resume, a log for TensorBoard.
+"""One training loop for every recipe: warm-up, plateau and decay, checkpoints that resume, a log for TensorBoard.
 
 A recipe gives a module and a function from step to losses; everything else (clipping, schedule, a stop on NaN,
-saving, progress) is here.
+saving, progress) is here. A run ends after a number of steps or, given a budget, when its seconds are spent; the rate
+decays towards whichever end is nearer, so that a run of any length leaves finished weights.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from ..errors import ConfigError, SpeechGPTGenError
+from .progress import Watcher
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,10 @@ class LoopConfig:
     steps: int = 1000
     learning_rate: float = 1e-3
     warmup: int = 200
+    decay: float = 0.3
+    """Share of the run, at its end, in which the learning rate falls to a fiftieth."""
+    accumulate: int = 1
+    """Batches whose gradients are averaged in one step."""
     weight_decay: float = 0.01
     clip: float = 1.0
     beta2: float = 0.98
@@ -53,13 +56,27 @@ def _write_atomically(state: dict[str, Any], path: Path) -> None:
 class Loop:
     """Trains `module` in `folder`: `checkpoint.pt` (resumed when there), `log.jsonl` and TensorBoard events.
 
+    budget: seconds that `run` may take, counted from here; None for no limit. evaluate: figures of the module so far,
+    logged under "valid_" every `evaluate_every` steps and at the end.
     Raises DivergedError as soon as a loss is not finite: the last checkpoint is from before it.
     """
 
-    def __init__(self, folder: Path, module: nn.Module, config: LoopConfig) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        module: nn.Module,
+        config: LoopConfig,
+        *,
+        budget: float | None = None,
+        evaluate: Callable[[], dict[str, float]] | None = None,
+        evaluate_every: int = 0,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        torch.set_num_threads(config.threads)
+        if next(module.parameters()).device.type == "cpu":
+            torch.set_num_threads(config.threads)
         self.folder, self.module, self.config = folder, module, config
+        self.began, self.budget = time.monotonic(), budget
+        self.evaluate, self.evaluate_every = evaluate, evaluate_every
         decayed = [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
         plain = [p for p in module.parameters() if p.requires_grad and p.ndim <= 1]
         self.optimizer = torch.optim.AdamW(
@@ -73,7 +90,7 @@ class Loop:
             self.average = {name: value.detach().clone() for name, value in module.state_dict().items()}
         checkpoint = folder / "checkpoint.pt"
         if checkpoint.is_file():
-            state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+            state = torch.load(checkpoint, map_location=next(module.parameters()).device, weights_only=True)
             try:
                 module.load_state_dict(state["module"])
             except RuntimeError as error:
@@ -83,13 +100,19 @@ class Loop:
             if self.average is not None:
                 self.average = state["average"]
 
+    def done(self) -> float:
+        """Share of the run that is over, by steps or by seconds, whichever is further; 1 at its end."""
+        share = self.step / self.config.steps
+        if self.budget is not None:
+            share = max(share, (time.monotonic() - self.began) / self.budget)
+        return min(1.0, share)
+
     def rate(self) -> float:
-        """Learning rate of the present step: linear warm-up, then a cosine down to a twentieth."""
+        """Learning rate of the present step: linear warm-up, a plateau, and a linear fall at the end."""
         c = self.config
-        if self.step < c.warmup:
-            return c.learning_rate * (self.step + 1) / c.warmup
-        part = min(1.0, (self.step - c.warmup) / max(1, c.steps - c.warmup))
-        return c.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * part)))
+        rise = min(1.0, (self.step + 1) / max(1, c.warmup))
+        fall = min(1.0, (1.0 - self.done()) / c.decay) if c.decay else 1.0
+        return c.learning_rate * rise * max(0.02, fall)
 
     def save(self) -> None:
         """Write the checkpoint; a killed process never leaves half a file."""
@@ -102,42 +125,42 @@ class Loop:
         _write_atomically(state, self.folder / "checkpoint.pt")
 
     def run(self, losses: Callable[[int], dict[str, Tensor]], *, until: int | None = None) -> None:
-        """Train to `until` (default: all steps). `losses(step)` returns named terms; `loss` is what is minimised."""
-        from torch.utils.tensorboard import SummaryWriter
-
+        """Train to the end, or to step `until`. `losses(n)` returns the named terms of batch n; `loss` is minimised."""
         last = min(self.config.steps, until or self.config.steps)
-        writer = SummaryWriter(str(self.folder))
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self.module.train()
-        with (
-            (self.folder / "log.jsonl").open("a") as log,
-            Progress(*columns, console=Console(stderr=True)) as progress,
-        ):
-            bar = progress.add_task(self.folder.name, total=last, completed=self.step)
-            while self.step < last:
+        with Watcher(self.folder, self.step, last) as watcher:
+            while self.step < last and self.done() < 1.0:
                 began = time.perf_counter()
-                for group in self.optimizer.param_groups:
-                    group["lr"] = self.rate()
-                terms = losses(self.step)
-                values = {name: float(value.detach()) for name, value in terms.items()}
-                if not math.isfinite(values["loss"]):
-                    raise DivergedError(f"loss is {values['loss']} at step {self.step}: lower the learning rate")
-                self.optimizer.zero_grad(set_to_none=True)
-                terms["loss"].backward()  # type: ignore[no-untyped-call]
-                norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.config.clip)
-                if torch.isfinite(norm):
-                    self.optimizer.step()
-                self._follow()
+                values = self._advance(losses)
                 self.step += 1
-                values |= {"norm": float(norm), "rate": self.rate(), "seconds": time.perf_counter() - began}
-                for name, value in values.items():
-                    writer.add_scalar(name, value, self.step)
-                log.write(json.dumps({"step": self.step, **{k: round(v, 5) for k, v in values.items()}}) + "\n")
-                log.flush()
-                progress.update(bar, completed=self.step, description=f"loss {values['loss']:.3f}")
-                if self.step % self.config.save_every == 0 or self.step == last:
+                ended = self.step == last or self.done() >= 1.0
+                if self.evaluate and (ended or (self.evaluate_every and self.step % self.evaluate_every == 0)):
+                    self.module.eval()
+                    values |= {f"valid_{name}": value for name, value in self.evaluate().items()}
+                    self.module.train()
+                watcher(self.step, values | {"rate": self.rate(), "seconds": time.perf_counter() - began})
+                if ended or self.step % self.config.save_every == 0:
                     self.save()
-        writer.close()
+
+    def _advance(self, losses: Callable[[int], dict[str, Tensor]]) -> dict[str, float]:
+        """One optimiser step; returns the mean of every term and the gradient's norm."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate()
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = self.config.accumulate
+        values: dict[str, float] = {}
+        for part in range(parts):
+            terms = losses(self.step * parts + part)
+            for name, value in terms.items():
+                values[name] = values.get(name, 0.0) + float(value.detach()) / parts
+            if not math.isfinite(values["loss"]):
+                raise DivergedError(f"loss is {values['loss']} at step {self.step}: lower the learning rate")
+            (terms["loss"] / parts).backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.config.clip)
+        if torch.isfinite(norm):
+            self.optimizer.step()
+        self._follow()
+        return values | {"norm": float(norm)}
 
     @torch.no_grad()
     def _follow(self) -> None:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..perceptual.block_causal import BlockCausalConfig, BlockCausalFlow
 from ..perceptual.objective import draw_situation, flow_loss
 from ..speech_tokenizer.streaming import StreamingSpeechTokenizer
-from .batches import LengthBatches, pad_audio, rounded
-from .corpus import Corpus
+from .batches import BucketBatches
+from .corpus import Corpus, Utterance
 from .loop import Loop, LoopConfig
+from .recordings import Recordings
 
 
 @dataclass(frozen=True)
@@ -29,31 +29,35 @@ class PerceptualRecipe:
     )
     batch_frames: int = 6000
     longest_frames: int = 400
+    bucket_frames: int = 50
+    """Utterances are padded to multiples of so many frames: as many shapes as longest_frames holds."""
+    evaluate_every: int = 0
+    """Steps between losses of the held-out split (0: at the end only)."""
 
 
 @torch.inference_mode()
-def extract_codes(corpus: Corpus, tokenizer: StreamingSpeechTokenizer, units: dict[str, NDArray[np.int16]]) -> Tensor:
-    """Codes (total frames, n_q) int16 of the corpus in its order; level 0 is `units`."""
+def extract_codes(corpus: Corpus, tokenizer: StreamingSpeechTokenizer, units: Tensor) -> Tensor:
+    """Codes (frames, n_q) int16 of the whole corpus, on the tokenizer's device; level 0 is `units` (frames,)."""
     tokenizer.eval()
-    parts: dict[str, Tensor] = {}
-    batches = LengthBatches([u.samples / 16_000 for u in corpus.utterances], 120.0, 0)
-    step = 0
-    while len(parts) < len(corpus.utterances):
+    books = tokenizer.codebooks
+    recordings = Recordings(corpus, books.vectors.device)
+    codes = torch.empty(recordings.frames, tokenizer.n_q, dtype=torch.int16, device=recordings.device)
+    codes[:, 0] = units.to(codes)
+    batches = BucketBatches([u.frames for u in corpus.utterances], 6000, 50, 0, fill=False)
+    for step in range(batches.per_epoch):
         chosen = [corpus.utterances[i] for i in batches(step)]
-        step += 1
-        wav, frames = pad_audio(corpus, chosen)
-        with torch.autocast("cpu", torch.bfloat16):
+        wav = recordings.audio(chosen)
+        with torch.autocast(wav.device.type, torch.bfloat16):
             latents = tokenizer.continuous(wav[:, None])
-        for row, u in enumerate(chosen):
-            levels = [torch.from_numpy(units[u.id].astype(np.int64))]
-            residual = latents[row, : int(frames[row])] - tokenizer.codebooks.vectors[0][levels[0]]
+        for row, u in zip(latents, chosen, strict=True):
+            own = codes[recordings.first_row[u.id] :][: u.frames]
+            residual = row[: u.frames] - books.vectors[0][own[:, 0].long()]
             for level in range(1, tokenizer.n_q):
-                levels.append(tokenizer.codebooks.nearest(residual, level))
-                residual = residual - tokenizer.codebooks.vectors[level][levels[-1]]
-            parts[u.id] = torch.stack(levels, -1).short()
-        if step % 100 == 0:
-            print(f"coded {len(parts)}/{len(corpus.utterances)}", flush=True)
-    return torch.cat([parts[u.id] for u in corpus.utterances])
+                own[:, level] = books.nearest(residual, level)
+                residual = residual - books.vectors[level][own[:, level].long()]
+        if step % 100 == 99:
+            print(f"coded {step + 1}/{batches.per_epoch} batches", flush=True)
+    return codes
 
 
 def train(
@@ -63,39 +67,56 @@ def train(
     folder: Path,
     recipe: PerceptualRecipe,
     *,
+    device: str = "cpu",
+    start: BlockCausalFlow | None = None,
+    compiled: bool = False,
+    budget: float | None = None,
     until: int | None = None,
 ) -> BlockCausalFlow:
-    """Train the perceptual model in `folder` on `codes` (from `extract_codes`), resuming from its checkpoint."""
+    """Train the perceptual model in `folder` on `codes` (from `extract_codes`), resuming from its checkpoint.
+
+    start: a model to go on from; budget: seconds that it may take.
+    """
     torch.manual_seed(recipe.loop.seed)
     model = BlockCausalFlow(recipe.model)
-    edges = np.cumsum([0, *(u.frames for u in corpus.utterances)])
-    offset = {u.id: int(e) for u, e in zip(corpus.utterances, edges, strict=False)}
-    sample = tokenizer.latents(codes[torch.randperm(len(codes))[:100_000]].long().T[:, None])[0]
-    model.latent_mean.copy_(sample.mean(0))
-    model.latent_std.copy_(sample.std(0))
-    loop = Loop(folder, model, recipe.loop)
-    pool = corpus.split("train")
-    lengths = [min(u.frames, recipe.longest_frames) for u in pool]
-    batches = LengthBatches(lengths, recipe.batch_frames, recipe.loop.seed)
+    tokenizer, codes = tokenizer.to(device), codes.to(device)
+    if start is not None:
+        model.load_state_dict(start.state_dict())
+    else:
+        sample = tokenizer.latents(codes[torch.randperm(len(codes))[:100_000].to(device)].long().T[:, None])[0]
+        model.latent_mean.copy_(sample.mean(0))
+        model.latent_std.copy_(sample.std(0))
+    model.to(device)
+    if compiled:
+        for block in model.blocks:
+            block.compile(dynamic=True)
+    recordings = Recordings(corpus, device)
 
-    def losses(step: int) -> dict[str, Tensor]:
-        chosen = batches(step)
-        longest = rounded(max(lengths[i] for i in chosen), 16)
-        batch = torch.zeros(len(chosen), longest, codes.shape[1], dtype=torch.int64)
-        valid = torch.zeros(len(chosen), longest, dtype=torch.bool)
+    def situated_loss(pool: Sequence[Utterance], batches: BucketBatches, step: int) -> Tensor:
+        index = batches(step)
+        chosen, longest = [pool[i] for i in index], int(batches.longest(index))
         rng = random.Random(recipe.loop.seed * 1_000_003 + step)
-        for row, index in enumerate(chosen):
-            u, frames = pool[index], lengths[index]
-            start = offset[u.id] + rng.randint(0, u.frames - frames)
-            batch[row, :frames] = codes[start : start + frames]
-            valid[row, :frames] = True
-        by_level = batch.permute(2, 0, 1)
-        latents, v1 = tokenizer.latents(by_level), tokenizer.semantic_latents(by_level[0])
-        situation = draw_situation(longest, rng)
-        generator = torch.Generator().manual_seed(step)
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = flow_loss(model, latents, v1, situation, valid=valid, generator=generator)
-        return {"loss": loss}
+        first = [rng.randint(0, max(0, u.frames - longest)) for u in chosen]
+        codes_of = recordings.rows(codes, chosen, longest, first).long().permute(2, 0, 1)
+        frames = torch.tensor([u.frames for u in chosen], device=device)
+        valid = torch.arange(longest, device=device)[None] < frames[:, None]
+        latents, v1 = tokenizer.latents(codes_of), tokenizer.semantic_latents(codes_of[0])
+        generator = torch.Generator(device).manual_seed(step)
+        with torch.autocast(latents.device.type, torch.bfloat16):
+            return flow_loss(model, latents, v1, draw_situation(longest, rng), valid=valid, generator=generator)
 
-    loop.run(losses, until=until)
+    def batches_of(pool: Sequence[Utterance], seed: int) -> BucketBatches:
+        lengths = [min(u.frames, recipe.longest_frames) for u in pool]
+        return BucketBatches(lengths, recipe.batch_frames, recipe.bucket_frames, seed)
+
+    training, held_out = corpus.split("train"), corpus.split("valid")
+    batches, judged = batches_of(training, recipe.loop.seed), batches_of(held_out or training, 0)
+
+    @torch.no_grad()
+    def evaluate() -> dict[str, float]:
+        some = range(min(16, judged.per_epoch))
+        return {"loss": sum(float(situated_loss(held_out or training, judged, n)) for n in some) / len(some)}
+
+    loop = Loop(folder, model, recipe.loop, budget=budget, evaluate=evaluate, evaluate_every=recipe.evaluate_every)
+    loop.run(lambda step: {"loss": situated_loss(training, batches, step)}, until=until)
     return model

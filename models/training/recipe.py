@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -89,8 +90,8 @@ def train_tokenizer(run: Path, recipe: Recipe) -> None:
     if not (run / "spoken.npz").is_file():
         module = semantic_units.SemanticUnits(recipe.units, len(corpus.speakers))
         restore(module, run / "units")
-        extract(corpus, module, run)
-    units = {name: s.units for name, s in load_spoken(run, corpus).items()}
+        extract(corpus, module, run / "spoken.npz")
+    units = all_units(corpus, load_spoken(run / "spoken.npz", corpus))
     acoustic.train(corpus, run / "acoustic", recipe.acoustic, units)
 
 
@@ -121,15 +122,20 @@ def codes(run: Path, corpus: Corpus, tokenizer: StreamingSpeechTokenizer) -> Ten
     """All levels of codes of the corpus (frames, n_q) int16, made once."""
     path = run / "codes.safetensors"
     if not path.is_file():
-        units = {name: s.units for name, s in _spoken(run, corpus).items()}
-        save_file({"codes": perceptual_model.extract_codes(corpus, tokenizer, units).contiguous()}, path)
+        units = all_units(corpus, _spoken(run, corpus))
+        save_file({"codes": perceptual_model.extract_codes(corpus, tokenizer, units)}, path)
     return load_file(path)["codes"]
+
+
+def all_units(corpus: Corpus, spoken: dict[str, Spoken]) -> Tensor:
+    """Units of the whole corpus (frames,) int16, in its order."""
+    return torch.from_numpy(np.concatenate([spoken[u.id].units for u in corpus.utterances]))
 
 
 def _spoken(run: Path, corpus: Corpus) -> dict[str, Spoken]:
     if not (run / "spoken.npz").is_file():
         raise ConfigError(f"{run} has no spoken.npz: train the tokenizer first")
-    return load_spoken(run, corpus)
+    return load_spoken(run / "spoken.npz", corpus)
 
 
 def export(run: Path, recipe: Recipe, folder: Path) -> Bundle:

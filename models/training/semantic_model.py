@@ -6,21 +6,24 @@ Every document is one of: a spoken question with its spoken answer, an utterance
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
+from ..errors import ConfigError
 from ..semantic import sequences
 from ..semantic.layout import Mode
 from ..semantic.llama import SemanticConfig, SemanticModel
 from ..semantic.pieces import Message
 from ..semantic.sequences import IGNORED, Labelled, TimedWord
-from ..semantic.vocabulary import SpeechVocabulary
-from .batches import LengthBatches, rounded
+from ..semantic.vocabulary import N_UNITS, SpeechVocabulary
+from .batches import PackedRows
 from .corpus import Corpus, Utterance
 from .extract import Spoken
 from .loop import Loop, LoopConfig
@@ -39,7 +42,9 @@ class SemanticRecipe:
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(steps=1100, learning_rate=1.5e-3, warmup=100, save_every=100, ema=0.99)
     )
-    batch_tokens: int = 9000
+    row_tokens: int = 768
+    rows: int = 12
+    """A step trains on so many rows, each packed with whole documents that do not see each other."""
     delay: int = 3
     direct: float = 0.15
     history: float = 0.15
@@ -48,6 +53,10 @@ class SemanticRecipe:
     listen_weight: float = 0.5
     text_weight: float = 4.0
     """Text is a tenth of the targets and all of the understanding."""
+    unit_noise: float = 0.0
+    """Share of the units fed that are replaced by random ones: heard ones err, and so do the model's own."""
+    evaluate_every: int = 0
+    """Steps between losses of the held-out split (0: at the end only)."""
 
 
 def model_config(recipe: SemanticRecipe, vocabulary: SpeechVocabulary) -> SemanticConfig:
@@ -72,26 +81,32 @@ class Document:
     length: int
 
 
-def documents(corpus: Corpus, spoken: dict[str, Spoken], recipe: SemanticRecipe, split: str) -> list[Document]:
-    """All documents of a split, with their lengths in tokens (estimated)."""
+def documents(
+    corpus: Corpus, spoken: dict[str, Spoken], vocabulary: SpeechVocabulary, recipe: SemanticRecipe, split: str
+) -> list[Document]:
+    """All documents of a split, with their lengths in tokens (without history, at most)."""
 
-    def size(u: Utterance) -> int:
-        return len(spoken[u.id].units) + len(u.text) + 10
+    def heard(u: Utterance) -> int:
+        return len(spoken[u.id].units) + len(vocabulary.encode(u.text)) + 4
+
+    def said(u: Utterance) -> int:
+        words = sum(len(vocabulary.spell(w)) + 2 for w in spoken[u.id].words)
+        return len(spoken[u.id].units) + len(vocabulary.encode(u.text)) + words + 4
 
     usable = [u for u in corpus.split(split) if spoken[u.id].words]
     keep = {u.id for u in usable}
     made = [
-        Document("dialogue", q, a, size(q) + size(a))
+        Document("dialogue", q, a, heard(q) + said(a))
         for q, a in corpus.pairs(split)
         if q.id in keep and spoken[a.id].words
     ]
     rng = np.random.default_rng(recipe.loop.seed)
     for u in usable:
         if u.kind == "sentence":
-            made.append(Document("write", u, None, size(u)))
-            made.append(Document("read", None, u, size(u)))
+            made.append(Document("write", u, None, heard(u)))
+            made.append(Document("read", None, u, said(u)))
         elif u.kind == "question" and rng.random() < recipe.read_question:
-            made.append(Document("read", None, u, size(u)))
+            made.append(Document("read", None, u, said(u)))
     return made
 
 
@@ -99,14 +114,22 @@ class Builder:
     """Turns documents into labelled sequences."""
 
     def __init__(
-        self, corpus: Corpus, spoken: dict[str, Spoken], vocabulary: SpeechVocabulary, recipe: SemanticRecipe
+        self,
+        corpus: Corpus,
+        spoken: dict[str, Spoken],
+        vocabulary: SpeechVocabulary,
+        recipe: SemanticRecipe,
+        noisy: Sequence[dict[str, Spoken]] = (),
     ) -> None:
-        self.spoken, self.vocabulary, self.recipe = spoken, vocabulary, recipe
+        self.spoken, self.vocabulary, self.recipe, self.noisy = spoken, vocabulary, recipe, noisy
         self.earlier = [(q.text, a.text) for q, a in corpus.pairs("train")]
 
-    def heard(self, u: Utterance) -> Labelled:
-        """An utterance as the user's turn."""
-        s = self.spoken[u.id]
+    def heard(self, u: Utterance, rng: np.random.Generator) -> Labelled:
+        """An utterance as the user's turn, as it was recorded or with noise."""
+        choice = int(rng.integers(len(self.noisy) + 1))
+        s = self.spoken[u.id] if choice == 0 else self.noisy[choice - 1][u.id]
+        if not s.words:
+            s = self.spoken[u.id]
         words = [TimedWord(w, min(e + self.recipe.delay, len(s.units))) for w, e in zip(s.words, s.ends, strict=True)]
         return sequences.heard(self.vocabulary, s.units.tolist(), words)
 
@@ -116,18 +139,20 @@ class Builder:
         words = [TimedWord(w, c) for w, c in zip(s.words, s.cuts, strict=True)]
         return sequences.answer(self.vocabulary, s.units.tolist(), words, mode, learn_text=learn_text)
 
-    def build(self, document: Document, rng: np.random.Generator) -> Labelled:
-        """The sequence of one document."""
+    def build(self, document: Document, rng: np.random.Generator, room: int) -> Labelled:
+        """The sequence of one document, of at most `room` tokens."""
         made = Labelled()
         if document.kind == "dialogue" and rng.random() < self.recipe.history:
             for index in rng.integers(len(self.earlier), size=int(rng.integers(1, 4))):
                 question, answer = self.earlier[int(index)]
                 messages = [Message("user", question), Message("assistant", answer)]
-                made = made + sequences.history(self.vocabulary, messages, learn_answers=True)
+                turn = sequences.history(self.vocabulary, messages, learn_answers=True)
+                if len(made) + len(turn) + document.length <= room:
+                    made = made + turn
         if document.heard is not None:
             typed = document.kind == "dialogue" and rng.random() < self.recipe.typed
             heard = document.heard
-            made = made + (sequences.typed(self.vocabulary, heard.text) if typed else self.heard(heard))
+            made = made + (sequences.typed(self.vocabulary, heard.text) if typed else self.heard(heard, rng))
         if document.spoken is not None:
             asked = document.kind == "dialogue"
             mode: Mode = "direct" if asked and rng.random() < self.recipe.direct else "text"
@@ -135,28 +160,59 @@ class Builder:
         return made
 
 
-def collate(made: Sequence[Labelled], pad: int) -> tuple[Tensor, Tensor]:
-    """Right-padded tokens and targets (B, T); causal attention never sees the padding."""
-    longest = rounded(max(map(len, made)))
-    tokens = torch.full((len(made), longest), pad)
-    targets = torch.full((len(made), longest), IGNORED)
-    for row, m in enumerate(made):
-        tokens[row, : len(m)] = torch.tensor(m.tokens)
-        targets[row, : len(m)] = torch.tensor(m.targets)
-    return tokens, targets
+class Packed(NamedTuple):
+    """Rows of documents: tokens, targets and the number of the document of each token, (B, T) int64."""
+
+    tokens: Tensor
+    targets: Tensor
+    document: Tensor
+
+    def mask(self) -> Tensor:
+        """(B, 1, T, T) bool: a token sees the earlier ones of its own document and itself."""
+        same = self.document[:, :, None] == self.document[:, None, :]
+        return same.tril()[:, None]
+
+
+class PackedBatches(Dataset[Packed]):
+    """Batch n of a pool of documents, the same for every process that asks."""
+
+    def __init__(self, builder: Builder, pool: Sequence[Document], recipe: SemanticRecipe) -> None:
+        self.builder, self.pool, self.recipe = builder, pool, recipe
+        if not any(d.length <= recipe.row_tokens for d in pool):
+            raise ConfigError(f"none of {len(pool)} documents fits into semantic.row_tokens = {recipe.row_tokens}")
+        self.rows = PackedRows([d.length for d in pool], recipe.row_tokens, recipe.rows, recipe.loop.seed)
+
+    def __getitem__(self, n: int) -> Packed:
+        rng = np.random.default_rng((self.recipe.loop.seed, n))
+        shape = (self.recipe.rows, self.recipe.row_tokens)
+        vocabulary = self.builder.vocabulary
+        tokens, targets, number = np.full(shape, vocabulary.pad), np.full(shape, IGNORED), np.full(shape, -1)
+        for row, members in enumerate(self.rows(n)):
+            at, spare = 0, shape[1] - sum(self.pool[i].length for i in members)
+            for count, index in enumerate(members):
+                document = self.pool[index]
+                made = self.builder.build(document, rng, document.length + spare)
+                spare -= max(0, len(made) - document.length)
+                here = slice(at, at + len(made))
+                tokens[row, here], targets[row, here], number[row, here] = made.tokens, made.targets, count
+                at += len(made)
+        noisy = (rng.random(shape) < self.recipe.unit_noise) & (tokens >= vocabulary.n_text)
+        noisy &= tokens < vocabulary.n_text + N_UNITS
+        tokens[noisy] = vocabulary.n_text + rng.integers(N_UNITS, size=int(noisy.sum()))
+        return Packed(*(torch.from_numpy(each) for each in (tokens, targets, number)))
 
 
 def weighted_loss(
-    model: SemanticModel, vocabulary: SpeechVocabulary, tokens: Tensor, targets: Tensor, recipe: SemanticRecipe
+    model: SemanticModel, vocabulary: SpeechVocabulary, batch: Packed, recipe: SemanticRecipe
 ) -> dict[str, Tensor]:
     """Mean cross-entropy where something is asked, weighted by kind of target, and its parts by kind."""
-    asked = targets != IGNORED
-    with torch.autocast(tokens.device.type, torch.bfloat16):
-        logits = model.lm_head(model.hidden(tokens)[asked])
-    truth = targets[asked]
+    asked = batch.targets != IGNORED
+    with torch.autocast(batch.tokens.device.type, torch.bfloat16):
+        logits = model.lm_head(model.hidden(batch.tokens, mask=batch.mask())[asked])
+    truth = batch.targets[asked]
     each = F.cross_entropy(logits.float(), truth, reduction="none")
     listen, text = truth == vocabulary.listen, truth < vocabulary.n_text
-    unit = (truth >= vocabulary.n_text) & (truth < vocabulary.n_text + 1024)
+    unit = (truth >= vocabulary.n_text) & (truth < vocabulary.n_text + N_UNITS)
     weight = torch.where(listen, recipe.listen_weight, torch.where(text, recipe.text_weight, 1.0))
 
     def mean(mask: Tensor) -> Tensor:
@@ -167,9 +223,24 @@ def weighted_loss(
 
 
 def train(
-    corpus: Corpus, spoken: dict[str, Spoken], folder: Path, recipe: SemanticRecipe, *, until: int | None = None
+    corpus: Corpus,
+    spoken: dict[str, Spoken],
+    folder: Path,
+    recipe: SemanticRecipe,
+    *,
+    device: str = "cpu",
+    noisy: Sequence[dict[str, Spoken]] = (),
+    start: SemanticModel | None = None,
+    compiled: bool = False,
+    workers: int = 0,
+    budget: float | None = None,
+    until: int | None = None,
 ) -> tuple[SemanticModel, SpeechVocabulary]:
-    """Train the semantic model in `folder`, resuming from its checkpoint."""
+    """Train the semantic model in `folder`, resuming from its checkpoint.
+
+    noisy: the same recordings as heard through noise; start: a model to go on from, whose vocabulary lies in `folder`;
+    workers: processes that build batches; budget: seconds that it may take.
+    """
     torch.manual_seed(recipe.loop.seed)
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "vocabulary.json").is_file():
@@ -178,15 +249,30 @@ def train(
         vocabulary = SpeechVocabulary.train_bpe((u.text for u in corpus.split("train")), recipe.text_tokens)
         vocabulary.save(folder)
     model = SemanticModel(model_config(recipe, vocabulary))
-    loop = Loop(folder, model, recipe.loop)
-    pool = documents(corpus, spoken, recipe, "train")
-    builder = Builder(corpus, spoken, vocabulary, recipe)
-    batches = LengthBatches([d.length for d in pool], recipe.batch_tokens, recipe.loop.seed)
+    if start is not None:
+        model.load_state_dict(start.state_dict())
+    model.to(device)
+    if compiled:
+        model.model.compile(dynamic=False)
+    builder = Builder(corpus, spoken, vocabulary, recipe, noisy)
+    batches = PackedBatches(builder, documents(corpus, spoken, vocabulary, recipe, "train"), recipe)
+    held_out = documents(corpus, spoken, vocabulary, recipe, "valid")
+    clean = Builder(corpus, spoken, vocabulary, recipe)
+    judged = PackedBatches(clean, held_out, replace(recipe, unit_noise=0.0)) if held_out else None
 
-    def losses(step: int) -> dict[str, Tensor]:
-        rng = np.random.default_rng((recipe.loop.seed, step))
-        tokens, targets = collate([builder.build(pool[i], rng) for i in batches(step)], vocabulary.pad)
-        return weighted_loss(model, vocabulary, tokens, targets, recipe)
+    @torch.no_grad()
+    def evaluate() -> dict[str, float]:
+        if judged is None:
+            return {}
+        parts = [weighted_loss(model, vocabulary, _moved(judged[n], device), recipe) for n in range(4)]
+        return {name: sum(float(part[name]) for part in parts) / len(parts) for name in parts[0]}
 
-    loop.run(losses, until=until)
+    loop = Loop(folder, model, recipe.loop, budget=budget, evaluate=evaluate, evaluate_every=recipe.evaluate_every)
+    numbers = range(loop.step * recipe.loop.accumulate, recipe.loop.steps * recipe.loop.accumulate)
+    stream = iter(DataLoader(batches, batch_size=None, sampler=numbers, num_workers=workers))
+    loop.run(lambda step: weighted_loss(model, vocabulary, _moved(next(stream), device), recipe), until=until)
     return model, vocabulary
+
+
+def _moved(batch: Packed, device: str) -> Packed:
+    return Packed(*(each.to(device, non_blocking=True) for each in batch))

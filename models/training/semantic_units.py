@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..speech_tokenizer.semantic_encoder import SemanticEncoder, SemanticEncoderConfig, SemanticReader
-from .batches import LengthBatches, augment, pad_audio
-from .corpus import Corpus
+from .batches import BucketBatches, augment
+from .corpus import Corpus, Utterance
 from .loop import Loop, LoopConfig
+from .recordings import Recordings
 from .whisper import start_from_whisper
 
 SYMBOLS = "_ abcdefghijklmnopqrstuvwxyz'"
@@ -40,7 +42,11 @@ class SemanticUnitsConfig:
         default_factory=lambda: LoopConfig(steps=900, learning_rate=4e-4, warmup=60, save_every=100)
     )
     batch_seconds: float = 40.0
+    evaluate_every: int = 0
+    """Steps between readings of the held-out split (0: at the end only)."""
     spectrum_weight: float = 1.0
+    freeze_encoder: bool = False
+    """Learn only to read the units as they are."""
     whisper: str | None = None
     """Folder of a Whisper model (CTranslate2) whose encoder's first layers the semantic encoder starts from."""
 
@@ -55,6 +61,13 @@ class SemanticUnits(nn.Module):
         # Five numbers a frame carry little gradient; read before them too and the encoder learns much sooner.
         self.early = nn.Linear(config.encoder.dim, len(SYMBOLS))
 
+    def train(self, mode: bool = True) -> SemanticUnits:
+        """A frozen encoder stays in eval mode: its batch norm must not follow the data."""
+        super().train(mode)
+        if not self.encoder.project.weight.requires_grad:
+            self.encoder.eval()
+        return self
+
     def forward(self, noisy: Tensor, clean: Tensor, speaker: Tensor, start: int) -> tuple[Tensor, ...]:
         """Two views of the audio -> character logits before and after quantisation, predicted and true spectrum."""
         hidden = self.encoder.hidden(self.encoder.mel_frames(noisy), start)
@@ -64,36 +77,109 @@ class SemanticUnits(nn.Module):
         return self.early(hidden), logits, spectrum, truth
 
 
-def train(corpus: Corpus, folder: Path, config: SemanticUnitsConfig, *, until: int | None = None) -> SemanticUnits:
-    """Train stage one in `folder`, resuming from its checkpoint."""
+def ctc(logits: Tensor, utterances: Sequence[Utterance]) -> Tensor:
+    """Mean CTC loss of character logits (B, T, symbols) in nats a character."""
+    targets = [torch.tensor(characters(u.text)) for u in utterances]
+    frames = torch.tensor([u.frames for u in utterances])
+    lengths = torch.tensor([len(t) for t in targets])
+    log_probs = logits.float().log_softmax(-1).transpose(0, 1)
+    return F.ctc_loss(
+        log_probs,
+        torch.cat(targets).to(logits.device),
+        frames.to(logits.device),
+        lengths.to(logits.device),
+        zero_infinity=True,
+    )
+
+
+def batches_of(pool: Sequence[Utterance], seconds: float, seed: int, *, fill: bool = True) -> BucketBatches:
+    """Batches of about `seconds` of audio, padded to whole seconds."""
+    return BucketBatches([u.frames for u in pool], seconds * 50, 50, seed, fill=fill)
+
+
+def train(
+    corpus: Corpus,
+    folder: Path,
+    config: SemanticUnitsConfig,
+    *,
+    device: str = "cpu",
+    start: SemanticEncoder | None = None,
+    budget: float | None = None,
+    until: int | None = None,
+) -> SemanticUnits:
+    """Train stage one in `folder`, resuming from its checkpoint; `start` is an encoder to go on from, `budget` the
+    seconds that it may take."""
     torch.manual_seed(config.loop.seed)
     module = SemanticUnits(config, len(corpus.speakers))
-    if config.whisper and not (folder / "checkpoint.pt").is_file():
+    if start is not None:
+        module.encoder.load_state_dict(start.state_dict())
+    elif config.whisper and not (folder / "checkpoint.pt").is_file():
         start_from_whisper(module.encoder, Path(config.whisper))
-    loop = Loop(folder, module, config.loop)
+    module.encoder.requires_grad_(not config.freeze_encoder)
+    module.to(device)
+    recordings = Recordings(corpus, device)
     speaker_of = {name: i for i, name in enumerate(corpus.speakers)}
-    training = corpus.split("train")
-    batches = LengthBatches([u.samples / 16_000 for u in training], config.batch_seconds, config.loop.seed)
+    training, held_out = corpus.split("train"), corpus.split("valid")
+    batches = batches_of(training, config.batch_seconds, config.loop.seed)
 
     def losses(step: int) -> dict[str, Tensor]:
-        chosen = [training[i] for i in batches(step)]
-        clean, frames = pad_audio(corpus, chosen)
+        index = batches(step)
+        chosen = [training[i] for i in index]
+        clean = recordings.audio(chosen, int(batches.longest(index)))
         rng = np.random.default_rng((config.loop.seed, step))
         noisy = augment(clean, rng)
-        speaker = torch.tensor([speaker_of[u.speaker] for u in chosen])
-        targets = [torch.tensor(characters(u.text)) for u in chosen]
-        with torch.autocast("cpu", torch.bfloat16):
+        speaker = torch.tensor([speaker_of[u.speaker] for u in chosen], device=device)
+        with torch.autocast(clean.device.type, torch.bfloat16):
             early, late, spectrum, truth = module(noisy, clean, speaker, int(rng.integers(1500)))
-        inside = torch.arange(truth.shape[-1])[None] < 2 * frames[:, None]
-        lengths = torch.tensor([len(t) for t in targets])
-        early, late = (
-            F.ctc_loss(
-                logits.float().log_softmax(-1).transpose(0, 1), torch.cat(targets), frames, lengths, zero_infinity=True
-            )
-            for logits in (early, late)
-        )
+        frames = torch.tensor([u.frames for u in chosen], device=device)
+        inside = torch.arange(truth.shape[-1], device=device)[None] < 2 * frames[:, None]
+        before, after = ctc(early, chosen), ctc(late, chosen)
         l1 = 4 * (spectrum.float() - truth).abs().mean(1)[inside].mean()
-        return {"loss": early + late + config.spectrum_weight * l1, "early": early, "ctc": late, "spectrum": l1}
+        return {"loss": before + after + config.spectrum_weight * l1, "early": before, "ctc": after, "spectrum": l1}
 
+    def evaluate() -> dict[str, float]:
+        return {"cer": readability(recordings, module, held_out)} if held_out else {}
+
+    loop = Loop(folder, module, config.loop, budget=budget, evaluate=evaluate, evaluate_every=config.evaluate_every)
     loop.run(losses, until=until)
     return module
+
+
+@torch.inference_mode()
+def readability(
+    recordings: Recordings, module: SemanticUnits, utterances: Sequence[Utterance], *, most: int = 400
+) -> float:
+    """Character error rate of the reader's best path on units of audio (of `most` utterances, evenly taken)."""
+    chosen = list(utterances)[:: max(1, len(utterances) // most)][:most]
+    batches = batches_of(chosen, 200.0, 0, fill=False)
+    wrong = total = 0
+    for step in range(batches.per_epoch):
+        index = batches(step)
+        part = [chosen[i] for i in index]
+        wav = recordings.audio(part, int(batches.longest(index)))
+        for u, read in zip(part, transcribe(module, wav, [u.frames for u in part]), strict=True):
+            truth = "".join(SYMBOLS[c] for c in characters(u.text))
+            wrong += edits(read, truth)
+            total += len(truth)
+    return wrong / max(1, total)
+
+
+@torch.inference_mode()
+def transcribe(module: SemanticUnits, wav: Tensor, frames: Sequence[int]) -> list[str]:
+    """What the reader reads from the units of waveforms (B, N), greedily."""
+    with torch.autocast(wav.device.type, torch.bfloat16):
+        values, _ = module.encoder.quantize(module.encoder.hidden(module.encoder.mel_frames(wav)))
+        best = module.reader.read(values).argmax(-1).cpu()
+    return [
+        "".join(SYMBOLS[c] for c in torch.unique_consecutive(row[:n]) if c) for row, n in zip(best, frames, strict=True)
+    ]
+
+
+def edits(made: str, truth: str) -> int:
+    """Levenshtein distance in characters."""
+    row = list(range(len(truth) + 1))
+    for i, c in enumerate(made, 1):
+        previous, row[0] = row[0], i
+        for j, d in enumerate(truth, 1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (c != d))
+    return row[-1]

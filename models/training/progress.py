@@ -1,0 +1,64 @@
+"""What a training run shows: a line of JSON a step, TensorBoard events and a progress bar where those are installed."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+_LINE_EVERY = 10.0
+"""Seconds between lines where there is no progress bar."""
+
+
+class Watcher:
+    """Appends to `folder/log.jsonl`; use it as a context and call it after each step."""
+
+    def __init__(self, folder: Path, done: int, total: int) -> None:
+        self.folder, self.total = folder, total
+        self._log = (folder / "log.jsonl").open("a")
+        self._board: Any = None
+        self._bar: Any = None
+        self._spoke = 0.0
+        if find_spec("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(folder))
+        if find_spec("rich") and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=Console(stderr=True))
+            self._task = self._bar.add_task(folder.name, total=total, completed=done)
+
+    def __enter__(self) -> Watcher:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._log.close()
+        if self._bar is not None:
+            self._bar.stop()
+        if self._board is not None:
+            self._board.close()
+
+    def __call__(self, step: int, values: dict[str, float]) -> None:
+        """Show the values after step number `step`."""
+        self._log.write(json.dumps({"step": step, **{name: round(value, 5) for name, value in values.items()}}) + "\n")
+        self._log.flush()
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, description=f"loss {values['loss']:.3f}")
+        elif time.monotonic() - self._spoke > _LINE_EVERY or step == self.total:
+            self._spoke = time.monotonic()
+            terms = " ".join(f"{name} {value:.4g}" for name, value in values.items())
+            print(f"{self.folder.name} {step}/{self.total} {terms}", file=sys.stderr, flush=True)

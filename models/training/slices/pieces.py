@@ -1,0 +1,74 @@
+"""Weights as a few small files, so that they travel through narrow doors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ...errors import CheckpointError
+
+MAX_BYTES: Final = 15_500_000
+_SMALL: Final = 4096
+
+
+def write_pieces(state: Mapping[str, Tensor], folder: Path, name: str) -> int:
+    """Write `name-00.safetensors`, ... of at most MAX_BYTES each; returns how many.
+
+    Tensors of 4096 numbers and more become float16, as all that is shipped is rounded further; statistics and biases
+    keep their bits. Raises CheckpointError for a tensor that is not finite in float16 or larger than a file may be.
+    """
+    pieces: list[dict[str, Tensor]] = [{}]
+    used = 0
+    for key, value in state.items():
+        tensor = value.detach().cpu().contiguous()
+        if tensor.is_floating_point() and tensor.numel() >= _SMALL:
+            tensor = tensor.half()
+            if not bool(torch.isfinite(tensor).all()):
+                raise CheckpointError(f"{name}: {key} is not finite in float16")
+        size = tensor.numel() * tensor.element_size()
+        if size > MAX_BYTES:
+            raise CheckpointError(f"{name}: {key} alone has {size} bytes, a piece holds {MAX_BYTES}")
+        if used + size > MAX_BYTES:
+            pieces.append({})
+            used = 0
+        pieces[-1][key] = tensor
+        used += size
+    for old in folder.glob(f"{name}-[0-9][0-9].safetensors"):
+        old.unlink()
+    for number, piece in enumerate(pieces):
+        # The count is in every piece, so that a lost one is noticed.
+        save_file(piece, folder / f"{name}-{number:02d}.safetensors", metadata={"pieces": str(len(pieces))})
+    return len(pieces)
+
+
+def find_pieces(folders: Sequence[Path], name: str) -> Path | None:
+    """The newest folder in or below `folders` that holds pieces of `name`; later folders go before earlier ones."""
+    for folder in reversed(folders):
+        found = [p.parent for p in folder.rglob(f"{name}-00.safetensors")]
+        if found:
+            return max(found, key=lambda p: (p / f"{name}-00.safetensors").stat().st_mtime)
+    return None
+
+
+def read_pieces(folder: Path, name: str) -> dict[str, Tensor]:
+    """Join what `write_pieces` wrote, floats as float32. Raises CheckpointError when a piece is missing."""
+    from safetensors import safe_open
+
+    first = folder / f"{name}-00.safetensors"
+    if not first.is_file():
+        raise CheckpointError(f"{folder} has no {first.name}")
+    with safe_open(first, "pt") as handle:
+        count = int((handle.metadata() or {}).get("pieces", 1))
+    state: dict[str, Tensor] = {}
+    for number in range(count):
+        path = folder / f"{name}-{number:02d}.safetensors"
+        if not path.is_file():
+            raise CheckpointError(f"{folder} has no {path.name}: {name} has {count} pieces")
+        for key, tensor in load_file(path).items():
+            state[key] = tensor.float() if tensor.is_floating_point() else tensor
+    return state
