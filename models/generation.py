@@ -21,6 +21,8 @@ from .bundle import Bundle
 from .errors import AudioError, EngineError
 from .perceptual.schedule import BlockSchedule
 from .perceptual.streaming import FlowPrompt, StreamingFlow
+from .semantic.decoder import Decoder, LocalDecoder
+from .semantic.grammar import Grammar
 from .semantic.layout import Mode
 from .semantic.pieces import Message, Piece, Transcript, Unit
 from .semantic.sampling import SamplingOptions
@@ -46,12 +48,15 @@ class Listener:
 
     Answers don't use the turn up. Each is a generator that rewinds to where it began when it ends or is closed. Only
     one is open at a time: another answer or another turn closes it.
+
+    decoder: the sequence of the semantic model that this conversation has to itself; by default a cache of its own.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, decoder: Decoder | None = None) -> None:
         self._bundle = bundle
-        self._session = SemanticSession(bundle.semantic, bundle.vocabulary)
-        self.longest = 0.5 * bundle.semantic.config.max_position_embeddings / 55
+        decoder = decoder or LocalDecoder(bundle.semantic, Grammar(bundle.vocabulary))
+        self._session = SemanticSession(decoder)
+        self.longest = 0.5 * decoder.capacity / 55
         """Seconds of speech that one turn may last: 50 units and about 5 text tokens a second, room for the answer."""
         self._answer: Answering | None = None
         self.begin([])

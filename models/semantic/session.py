@@ -6,42 +6,19 @@ back end of turn, an answer that was not wanted) is a common prefix of two such 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-import torch
-from torch import Tensor
-
 from ..errors import EngineError
 from . import layout
-from .llama import SemanticModel
+from .decoder import Decoder, Draws
+from .grammar import Phase
 from .pieces import Message, Piece, Text, Transcript, Unit, Word
-from .sampling import Sampler, SamplingOptions
+from .sampling import SamplingOptions
 from .text import normalise, sentences
-from .vocabulary import SpeechVocabulary
 
 _PREFILL: Final = 32  # rows of one pass while hearing: a word in their midst makes the rows after it run again
-
-
-@dataclass(frozen=True)
-class DecodingLimits:
-    """What a model, however badly trained, can't exceed.
-
-    word_frames: units of one word (150 = 3 s), then its end is forced. text_tokens: of an answer. words,
-    word_characters: of an answer in mode "direct". unit_tokens: text tokens written after one heard unit, final_tokens:
-    after the last. token_units: units heard for each text token, over the whole turn, beyond the first `unit_tokens`.
-    listen_bias: added to the logit of `<listen>`: above 0 words are written later and more surely, below 0 sooner.
-    """
-
-    word_frames: int = 150
-    text_tokens: int = 256
-    words: int = 200
-    word_characters: int = 40
-    unit_tokens: int = 16
-    final_tokens: int = 32
-    token_units: int = 4
-    listen_bias: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -58,22 +35,13 @@ class Mark:
 class SemanticSession:
     """One conversation. Not thread-safe; generators it returns must not be mixed with other calls until they are done.
 
-    model: in eval mode. capacity: tokens that history, turn and answer may have together, by default what the model
-    was made for.
+    decoder: the sequence that history, turn and answer share; the session is alone on it.
     """
 
-    def __init__(
-        self,
-        model: SemanticModel,
-        vocabulary: SpeechVocabulary,
-        capacity: int | None = None,
-        limits: DecodingLimits | None = None,
-    ) -> None:
-        self._model = model
-        self._vocabulary = vocabulary
-        self._limits = limits or DecodingLimits()
-        self._cache = model.empty_cache(capacity)
-        self._device = self._cache.keys.device
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._vocabulary = decoder.grammar.vocabulary
+        self._limits = decoder.grammar.limits
         self._tokens: list[int] = []
         self._history = 0  # how many tokens of the list are history
         self._units = 0
@@ -81,15 +49,6 @@ class SemanticSession:
         self._answered = False
         self.ended: Literal["completed", "length"] = "completed"
         """How the last answer ended: "length" when it stopped because the cache or a limit was reached."""
-        text, characters = (mask.nonzero().flatten() for mask in (vocabulary.text_ids, vocabulary.character_ids))
-        units = torch.arange(vocabulary.unit(0), vocabulary.unit(1023) + 1)
-        self._first_text = text.to(self._device)
-        self._text = _with(text, vocabulary.ua).to(self._device)
-        self._first_unit = units.to(self._device)
-        self._unit = _with(units, vocabulary.eosp).to(self._device)
-        self._first_character = characters.to(self._device)
-        self._word_start = _with(characters, vocabulary.eos).to(self._device)
-        self._character = _with(characters, vocabulary.sosp).to(self._device)
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -105,7 +64,7 @@ class SemanticSession:
 
     def begin_turn(self, history: Sequence[Message] = ()) -> None:
         """Forget the present turn and begin the next after `history`; only what differs is computed anew."""
-        tokens = layout.history(self._vocabulary, history, room=self._cache.capacity // 2)
+        tokens = layout.history(self._vocabulary, history, room=self._decoder.capacity // 2)
         self._become(tokens)
         self._history, self._units, self._words, self._answered = len(tokens), 0, [], False
 
@@ -122,11 +81,10 @@ class SemanticSession:
         if len(self._tokens) == self._history:
             self._feed(layout.open_speech(self._vocabulary))
         given = [self._vocabulary.unit(unit) for unit in units]
-        self._listen(given, self._vocabulary.listen, self._limits.listen_bias)
+        self._listen(given, self._vocabulary.listen)
         return self.transcript.removeprefix(before)
 
-    @torch.inference_mode()
-    def _listen(self, given: Sequence[int], stop: int, bias: float = 0.0) -> None:
+    def _listen(self, given: Sequence[int], stop: int) -> None:
         """Feed `given`; after each of them let the model write text tokens until it prefers `stop`.
 
         Many are fed at once as if nothing were to be written; where something is, the rows after it are taken back.
@@ -135,20 +93,17 @@ class SemanticSession:
         written = 0  # text tokens since the last given token; then pending[0] is the last of them
         while pending:
             block = pending[:_PREFILL]
-            start = len(self._tokens)
-            logits = self._model.lm_head(self._states(block))  # (t, V)
-            best, text = logits[:, : self._vocabulary.n_text].max(dim=-1)
-            wanted = best > logits[:, stop] + bias
-            row = next((r for r in wanted.nonzero().flatten().tolist() if self._may_write(r, written, stop)), None)
+            scores = self._decoder.score(len(self._tokens), block, stop)
+            row = next((r for r, s in enumerate(scores) if s.wanted and self._may_write(r, written, stop)), None)
             passed = len(block) if row is None else row + 1
+            self._tokens += block[:passed]
             self._units += sum(map(self._vocabulary.is_unit, block[:passed]))
             del pending[:passed]
             if row is None:
                 written = 0
                 continue
-            self._truncate(start + passed)
             written = written + 1 if row == 0 else 1
-            pending.insert(0, int(text[row]))
+            pending.insert(0, scores[row].text)
             self._words.append(pending[0])
 
     def _may_write(self, row: int, written: int, stop: int) -> bool:
@@ -204,104 +159,102 @@ class SemanticSession:
         """
         spoken = sentences(normalise(text))
         vocabulary = self._vocabulary
-        draws = _Draws(self, sampling, seed)
+        draws = Draws(sampling or SamplingOptions(), seed)
         self._answered = True
         self.ended = "completed"
+        units = 0
         for i, sentence in enumerate(spoken):
             self._become([])
             yield Text(f" {sentence}" if i else sentence)
             self._feed([*layout.open_answer(vocabulary, "text"), *vocabulary.encode(sentence)])
-            yield from self._speak(layout.spoken_words(sentence), draws)
+            units = yield from self._speak(layout.spoken_words(sentence), draws, units)
 
     def _answer(
         self, user: Sequence[int], mode: layout.Mode, sampling: SamplingOptions | None, seed: int
     ) -> Iterator[Piece]:
-        draws = _Draws(self, sampling, seed)
+        draws = Draws(sampling or SamplingOptions(), seed)
         self.ended = "completed"
-        logits = self._feed([*user, *layout.open_answer(self._vocabulary, mode)])
+        opening = [*user, *layout.open_answer(self._vocabulary, mode)]
         if mode == "direct":
-            yield from self._improvise(logits, draws)
+            yield from self._improvise(opening, draws)
             return
         text: list[int] = []
-        while len(text) < self._limits.text_tokens and self._room(2):
-            token = draws.text(logits, self._text if text else self._first_text, history=text)
+        for token in self._draw(opening, Phase.TEXT_FIRST, draws):
             if token == self._vocabulary.ua:
                 break
             text.append(token)
             piece = self._vocabulary.piece(token)
             yield Text(piece.removeprefix(" ") if len(text) == 1 else piece)
-            logits = self._feed([token])
         else:
             self.ended = "length"
-        yield from self._speak(layout.spoken_words(self._vocabulary.decode(text)), draws)
+        if len(text) == self._limits.text_tokens:
+            self.ended = "length"
+        yield from self._speak(layout.spoken_words(self._vocabulary.decode(text)), draws, 0)
 
-    def _speak(self, words: Sequence[str], draws: _Draws) -> Iterator[Piece]:
-        """Units of words that are known. `<eosp>` and the next word's letters go in together: one pass a word."""
+    def _speak(self, words: Sequence[str], draws: Draws, units: int) -> Generator[Piece, None, int]:
+        """Units of words that are known, `units` having gone before; returns how many have by the end.
+
+        `<eosp>` and the next word's letters go in together: one pass a word.
+        """
         vocabulary = self._vocabulary
         waiting = [vocabulary.ua]
         for word in words:
             waiting += layout.open_word(vocabulary, word)
             if not self._room(len(waiting) + 1):
                 self.ended = "length"
-                return
-            yield Word(word, draws.units)
-            yield from self._word(self._feed(waiting), draws)
+                return units
+            yield Word(word, units)
+            for token in self._draw(waiting, Phase.WORD_FIRST, draws):
+                if token != vocabulary.eosp:
+                    units += 1
+                    yield Unit(vocabulary.unit_index(token))
             waiting = [vocabulary.eosp]
         if self._room(2):
             self._feed([*waiting, vocabulary.eos])
+        return units
 
-    def _improvise(self, logits: Tensor, draws: _Draws) -> Iterator[Piece]:
+    def _improvise(self, opening: Sequence[int], draws: Draws) -> Iterator[Piece]:
         """Mode "direct": the model spells each word before it speaks it."""
-        vocabulary, limits = self._vocabulary, self._limits
-        for said in range(limits.words):
-            spelled: list[int] = []
-            allowed = self._word_start if said else self._first_character
-            while len(spelled) < limits.word_characters:
-                if not self._room(3):
-                    self.ended = "length"
-                    return
-                token = draws.text(logits, allowed)
-                logits = self._feed([token])
-                if token == vocabulary.eos:
-                    return
-                if token == vocabulary.sosp:
+        vocabulary = self._vocabulary
+        spelled: list[int] = []
+        words = units = 0
+        for token in self._draw(opening, Phase.SPELL_FIRST, draws):
+            if vocabulary.is_unit(token):
+                units += 1
+                yield Unit(vocabulary.unit_index(token))
+            elif token == vocabulary.sosp:
+                words += 1
+                yield Word(vocabulary.decode(spelled), units)
+            elif token == vocabulary.eosp:
+                spelled = []
+                if words == self._limits.words:
+                    if self._room(1):
+                        self._feed([token])
                     break
-                spelled.append(token)
-                allowed = self._character
+            elif token == vocabulary.eos:
+                if self._room(1):
+                    self._feed([token])
+                return
             else:
-                logits = self._feed([vocabulary.sosp])
-            yield Word(vocabulary.decode(spelled), draws.units)
-            yield from self._word(logits, draws)
-            if not self._room(1):
-                self.ended = "length"
-                return
-            logits = self._feed([vocabulary.eosp])
+                spelled.append(token)
         self.ended = "length"
-
-    def _word(self, logits: Tensor, draws: _Draws) -> Iterator[Unit]:
-        """Units of one word after its `<sosp>`: at least one, at most `word_frames`. Feeds all of them."""
-        for frame in range(self._limits.word_frames):
-            token = draws.unit(logits, self._unit if frame else self._first_unit)
-            if token == self._vocabulary.eosp or not self._room(1):
-                return
-            draws.units += 1
-            yield Unit(self._vocabulary.unit_index(token))
-            logits = self._feed([token])
 
     # Feeding
 
-    @torch.inference_mode()
-    def _feed(self, tokens: Sequence[int]) -> Tensor:
-        """Feed tokens and return the logits (V,) after the last."""
-        logits: Tensor = self._model.lm_head(self._states(tokens)[-1])
-        return logits
-
-    @torch.inference_mode()
-    def _states(self, tokens: Sequence[int]) -> Tensor:
-        batch = torch.tensor([tokens], dtype=torch.int64, device=self._device)
-        states = self._model.hidden(batch, self._cache)[0]
+    def _draw(self, tokens: Sequence[int], phase: Phase, draws: Draws) -> Iterator[int]:
+        """Feed `tokens` and give out what follows them, keeping count of what the model remembers."""
+        start = len(self._tokens)
         self._tokens += tokens
-        return states
+        stops = (self._vocabulary.ua, self._vocabulary.eos)
+        for token in self._decoder.draw(start, tokens, phase, draws):
+            yield token
+            # A token that stops is not fed: it goes in with whatever follows it.
+            if token not in stops and not (phase == Phase.WORD_FIRST and token == self._vocabulary.eosp):
+                self._tokens.append(token)
+
+    def _feed(self, tokens: Sequence[int]) -> None:
+        self._decoder.feed(len(self._tokens), tokens)
+        self._tokens += tokens
 
     def _become(self, tokens: Sequence[int]) -> None:
         """Make the model remember exactly `tokens`."""
@@ -310,43 +263,13 @@ class SemanticSession:
             if ours != wanted:
                 break
             same += 1
-        self._truncate(same)
+        del self._tokens[same:]
         if same < len(tokens):
-            self._states(tokens[same:])
-
-    def _truncate(self, length: int) -> None:
-        self._cache.rewind(length)
-        del self._tokens[length:]
+            self._feed(tokens[same:])
 
     def _room(self, tokens: int) -> bool:
-        return len(self._tokens) + tokens <= self._cache.capacity
+        return len(self._tokens) + tokens <= self._decoder.capacity
 
     def _check_unanswered(self) -> None:
         if self._answered:
             raise RuntimeError("this turn has been answered: begin the next one or rewind to before the answer")
-
-
-class _Draws:
-    """The draws of one answer: each has its number, which is the position of its noise."""
-
-    def __init__(self, session: SemanticSession, sampling: SamplingOptions | None, seed: int) -> None:
-        self._options = sampling or SamplingOptions()
-        self._sampler = Sampler(self._options, seed, session._vocabulary.size)
-        self._made = 0
-        self.units = 0
-        """Units of the answer so far: its frame."""
-
-    def text(self, logits: Tensor, allowed: Tensor, history: Sequence[int] = ()) -> int:
-        return self._draw(logits, allowed, self._options.text_temperature, history)
-
-    def unit(self, logits: Tensor, allowed: Tensor) -> int:
-        return self._draw(logits, allowed, self._options.temperature)
-
-    def _draw(self, logits: Tensor, allowed: Tensor, temperature: float, history: Sequence[int] = ()) -> int:
-        token = self._sampler.draw(logits, self._made, allowed, temperature=temperature, history=history)
-        self._made += 1
-        return token
-
-
-def _with(ids: Tensor, token: int) -> Tensor:
-    return torch.cat((ids, torch.tensor([token])))

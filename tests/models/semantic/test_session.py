@@ -13,11 +13,14 @@ from hypothesis import strategies as st
 from speechgpt_gen.kernels.linear import quantize_linears_
 from speechgpt_gen.models.errors import EngineError, TextError
 from speechgpt_gen.models.semantic import layout, sequences
+from speechgpt_gen.models.semantic.cache import KVCache
+from speechgpt_gen.models.semantic.decoder import LocalDecoder
+from speechgpt_gen.models.semantic.grammar import DecodingLimits, Grammar
 from speechgpt_gen.models.semantic.llama import SemanticConfig, SemanticModel
 from speechgpt_gen.models.semantic.pieces import Message, Piece, Text, Transcript, Unit, Word
 from speechgpt_gen.models.semantic.sampling import SamplingOptions
 from speechgpt_gen.models.semantic.sequences import TimedWord
-from speechgpt_gen.models.semantic.session import DecodingLimits, SemanticSession
+from speechgpt_gen.models.semantic.session import SemanticSession
 from speechgpt_gen.models.semantic.vocabulary import SpeechVocabulary
 
 VOCABULARY = SpeechVocabulary.train_bpe(["hello there how are you today"] * 3, 110)
@@ -53,8 +56,19 @@ def model() -> SemanticModel:
     return made
 
 
-def new_session(limits: DecodingLimits = LIMITS, capacity: int | None = None) -> SemanticSession:
-    return SemanticSession(model(), VOCABULARY, capacity, limits)
+def session_on(model: SemanticModel, limits: DecodingLimits = LIMITS, capacity: int = 0) -> SemanticSession:
+    return SemanticSession(LocalDecoder(model, Grammar(VOCABULARY, limits), capacity))
+
+
+def new_session(limits: DecodingLimits = LIMITS, capacity: int = 0) -> SemanticSession:
+    return session_on(model(), limits, capacity)
+
+
+def cache_of(session: SemanticSession) -> KVCache:
+    """What the model remembers, cut to what the session says it does."""
+    assert isinstance(session._decoder, LocalDecoder)
+    session._decoder.cache.rewind(len(session.tokens))
+    return session._decoder.cache
 
 
 def some_units(n: int, seed: int = 0) -> list[int]:
@@ -103,7 +117,7 @@ def test_any_cutting_of_a_turn_equals_one_by_one(sizes: list[int], n: int, histo
     assert "".join(new) == session.transcript == transcript
     assert list(session.tokens) == expected
     with torch.inference_mode():  # what is remembered is right too: go on from it
-        following = model()(torch.tensor([[VOCABULARY.pad]]), session._cache)[0, -1]
+        following = model()(torch.tensor([[VOCABULARY.pad]]), cache_of(session))[0, -1]
         torch.testing.assert_close(
             following, model()(torch.tensor([[*expected, VOCABULARY.pad]]))[0, -1], atol=1e-4, rtol=1e-4
         )
@@ -253,7 +267,7 @@ def test_a_light_model_holds_a_conversation_and_repeats_itself() -> None:
     assert isinstance(light, SemanticModel)
 
     def answer() -> list[Piece]:
-        session = SemanticSession(light, VOCABULARY, limits=LIMITS)
+        session = session_on(light)
         session.begin_turn(HISTORY)
         session.hear(some_units(12))
         return list(session.reply("direct", LIVELY, 5))
@@ -267,10 +281,10 @@ def test_a_common_history_is_not_computed_again() -> None:
     session = new_session()
     session.begin_turn(HISTORY)
     kept = layout.history(VOCABULARY, HISTORY)
-    session._cache.keys[:, :, : len(kept)].fill_(7.0)  # would not survive being fed again
+    cache_of(session).keys[:, :, : len(kept)].fill_(7.0)  # would not survive being fed again
     session.begin_turn([*HISTORY, Message("user", "how"), Message("assistant", "today")])
-    assert (session._cache.keys[:, :, : len(kept)] == 7.0).all()
-    assert (session._cache.keys[:, :, len(kept) : len(session.tokens)] != 7.0).all()
+    assert (cache_of(session).keys[:, :, : len(kept)] == 7.0).all()
+    assert (cache_of(session).keys[:, :, len(kept) : len(session.tokens)] != 7.0).all()
 
 
 def test_say_speaks_every_word_sentence_by_sentence() -> None:
@@ -334,7 +348,7 @@ def test_a_model_that_never_stops_is_stopped(mode: layout.Mode, favourite: str) 
         head.bias.zero_()
         head.bias[token] = 50.0
     babbler.lm_head = head
-    session = SemanticSession(babbler, VOCABULARY, 512, LIMITS)
+    session = session_on(babbler, LIMITS, 512)
     session.begin_turn(HISTORY)
     session.hear(some_units(40))
     assert len(session.tokens) < 80

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from speechgpt_gen.models.bundle import Bundle, load_bundle
 from speechgpt_gen.models.errors import ConfigError, EngineError, ModelNotFoundError
 from speechgpt_gen.models.facade import SpeechGPTGen
-from speechgpt_gen.models.semantic import session as semantic
-from speechgpt_gen.models.semantic.session import DecodingLimits
+from speechgpt_gen.models.semantic import grammar as semantic
+from speechgpt_gen.models.semantic.grammar import DecodingLimits
 from speechgpt_gen.streaming.engine.bench import measure
 from speechgpt_gen.streaming.engine.local import LocalEngine
 from speechgpt_gen.streaming.engine.protocol import Audio, Finished, Message, Output, Request, Text, Transcript, Voice

@@ -1,0 +1,130 @@
+"""What a conversation asks of a language model, whoever runs it: one sequence that is fed, scored and drawn from.
+
+Every call names the position where its tokens go, so the caller's list of tokens is the only truth about the memory's
+length, and going back is nothing but naming an earlier position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .grammar import NEVER, Grammar, Phase
+from .llama import SemanticModel
+from .sampling import Sampler, SamplingOptions
+
+
+@dataclass
+class Draws:
+    """The draws of one answer: each has its number, which is the position of its noise."""
+
+    options: SamplingOptions
+    seed: int
+    made: int = 0
+
+
+@dataclass(frozen=True)
+class Score:
+    """After one token: the likeliest text token, and whether it is likelier than the stop token."""
+
+    text: int
+    wanted: bool
+
+
+class Decoder(Protocol):
+    """One sequence of a model. Tokens below `start` are what earlier calls put there."""
+
+    @property
+    def grammar(self) -> Grammar: ...
+
+    @property
+    def capacity(self) -> int:
+        """Positions of the memory."""
+        ...
+
+    def feed(self, start: int, tokens: Sequence[int]) -> None:
+        """Put `tokens` (at least one) at `start`. Raises EngineError when they do not fit."""
+        ...
+
+    def score(self, start: int, tokens: Sequence[int], stop: int) -> list[Score]:
+        """Feed, and say after each token whether text would rather come than `stop`, given the grammar's bias."""
+        ...
+
+    def draw(self, start: int, tokens: Sequence[int], phase: Phase, draws: Draws) -> Iterator[int]:
+        """Feed, then draw token after token by the grammar.
+
+        Each token given out but the one that stops is in the memory when the next is asked for. It ends with the
+        grammar, or without the exit token when the memory is full. `draws.made` counts what was given out.
+        """
+        ...
+
+
+@dataclass
+class LocalDecoder:
+    """A decoder that has the model to itself."""
+
+    model: SemanticModel
+    grammar: Grammar
+    capacity: int = 0
+    _allowed: list[Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.cache = self.model.empty_cache(self.capacity or None)
+        self.capacity = self.cache.capacity
+        self._device = self.cache.keys.device
+        self._allowed = [rule.allowed.to(self._device) for rule in self.grammar.rules]
+
+    def feed(self, start: int, tokens: Sequence[int]) -> None:
+        self._states(start, tokens)
+
+    @torch.inference_mode()
+    def score(self, start: int, tokens: Sequence[int], stop: int) -> list[Score]:
+        logits = self.model.lm_head(self._states(start, tokens))  # (t, V)
+        best, text = logits[:, : self.grammar.vocabulary.n_text].max(dim=-1)
+        wanted = best > logits[:, stop] + self.grammar.bias(stop)
+        return [Score(*pair) for pair in zip(text.tolist(), wanted.tolist(), strict=True)]
+
+    def draw(self, start: int, tokens: Sequence[int], phase: Phase, draws: Draws) -> Iterator[int]:
+        grammar, options = self.grammar, draws.options
+        sampler = Sampler(options, draws.seed, grammar.vocabulary.size)
+        logits = self._logits(start, tokens)
+        at, now, count = start + len(tokens), int(phase), 0
+        history: list[int] = []
+        while True:
+            rule = grammar.rules[now]
+            token = grammar.forced(now, count)
+            if token is None:
+                with torch.inference_mode():
+                    token = sampler.draw(
+                        logits,
+                        draws.made,
+                        self._allowed[now],
+                        temperature=options.temperature if rule.units else options.text_temperature,
+                        history=history if now == Phase.TEXT else (),
+                    )
+            now, count = grammar.follow(now, count, token)
+            if now != NEVER and at >= self.capacity:
+                return
+            draws.made += 1
+            yield token
+            if now == NEVER:
+                return
+            history.append(token)
+            logits = self._logits(at, [token])
+            at += 1
+
+    @torch.inference_mode()
+    def _logits(self, start: int, tokens: Sequence[int]) -> Tensor:
+        """After the last of `tokens`: (V,)."""
+        logits: Tensor = self.model.lm_head(self._states(start, tokens)[-1])
+        return logits
+
+    @torch.inference_mode()
+    def _states(self, start: int, tokens: Sequence[int]) -> Tensor:
+        self.cache.rewind(start)
+        batch = torch.tensor([tokens], dtype=torch.int64, device=self._device)
+        return self.model.hidden(batch, self.cache)[0]
