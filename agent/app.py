@@ -25,6 +25,7 @@ from ..streaming.clock import Clock, RealClock
 from ..streaming.engine.protocol import Engine
 from . import metrics
 from .client_secrets import ClientSecrets
+from .doors import Doors
 from .keys import Keys
 from .limits import Clients
 from .security import Guard, SecurityHeaders, refusal
@@ -52,6 +53,7 @@ class Server:
         self.keys = Keys(settings.token, clock)
         self.clients = Clients(settings, clock)
         self.calls = Calls(self.engine, settings, clock, self.clients)
+        self.doors = Doors(self.engine, settings, clock)
         self.reason: str | None = "the engine is warming up"
         self.started = asyncio.Event()
         self.failure = ""
@@ -65,6 +67,7 @@ class Server:
         """Start the engine; `reason` says how that went."""
         try:
             await self.engine.start()
+            await self.doors.open()
         except SpeechGPTGenError as error:
             self.failure = str(error)
         except Exception as error:
@@ -142,6 +145,7 @@ def create_app(engine: Engine, settings: Settings, clock: Clock | None = None) -
             warming.cancel()
             await asyncio.gather(warming, return_exceptions=True)
             await server.calls.close()
+            await server.doors.close()
             await server.engine.stop()
 
     async def no_page(request: Request) -> Response:

@@ -129,6 +129,14 @@ class Settings(BaseSettings):
     )
     max_offer_bytes: int = Field(2**18, ge=4096, description="Largest SDP offer with its session, in bytes.")
 
+    # Wyoming
+    wyoming: str | None = Field(None, description="Serve voice assistants by Wyoming here: tcp://127.0.0.1:10700.")
+    wyoming_allow: Names = Field(
+        default_factory=list,
+        description="Who may connect by Wyoming, which knows no passwords: addresses or networks (192.168.1.0/24).",
+    )
+    wyoming_announce: bool = Field(False, description="Announce Wyoming on the local network, for Home Assistant.")
+
     @classmethod
     def settings_customise_sources(
         cls,

@@ -40,6 +40,22 @@ class RealClock:
         await asyncio.sleep(max(seconds, 0.0))
 
 
+async def within(clock: Clock, seconds: float, awaitable: Awaitable[T]) -> T:
+    """Await something for at most `seconds` of a clock; then it is cancelled. Raises TimeoutError."""
+    work = asyncio.ensure_future(awaitable)
+    timer = asyncio.ensure_future(clock.sleep(seconds))
+    try:
+        await asyncio.wait({work, timer}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise TimeoutError
+        return work.result()
+    finally:
+        timer.cancel()
+        if not work.done():
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+
+
 class VirtualClock:
     """A clock that moves only when it is told to (`advance`), or when everything waits (`run`).
 

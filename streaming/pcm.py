@@ -1,4 +1,4 @@
-"""Sample formats at the doors: 16-bit PCM and G.711's 8-bit mu-law and A-law, to and from float32 in [-1, 1].
+"""Sample formats at the doors: linear PCM and G.711's 8-bit mu-law and A-law, to and from float32 in [-1, 1].
 
 G.711 (ITU-T, 1988; the same codes as the ITU's software tool library G.191) is computed, not looked up: a code is a
 sign, a segment (the exponent) and four bits of mantissa. Negative samples count from -1 downwards (one's complement),
@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ..models.audio import MAX_CHANNELS
 from ..models.errors import AudioError
 from .frames import Pcm
 
@@ -93,3 +94,23 @@ def _magnitude(value: NDArray[np.int32]) -> NDArray[np.int32]:
 def _log2(values: NDArray[np.int32]) -> NDArray[np.int32]:
     """floor(log2(v)) of whole numbers from 1, exactly."""
     return (np.frexp(values)[1] - 1).astype(np.int32)
+
+
+def from_linear(data: bytes, width: int, channels: int) -> Pcm:
+    """Audio (N,) of interleaved signed little-endian integers, `width` bytes (1 to 4) each; channels are averaged.
+
+    Raises:
+        AudioError: bytes that are not whole frames, or a format that does not exist.
+    """
+    if not 1 <= width <= 4 or not 1 <= channels <= MAX_CHANNELS:
+        raise AudioError(
+            f"{8 * width} bits in {channels} channels cannot be read; give 8 to 32 in at most {MAX_CHANNELS}"
+        )
+    if len(data) % (width * channels):
+        raise AudioError(f"{len(data)} bytes are not whole frames of {channels} channels of {width} bytes")
+    octets = np.frombuffer(data, np.uint8).reshape(-1, width)
+    wide = np.zeros((len(octets), 4), np.uint8)
+    wide[:, 4 - width :] = octets
+    values: NDArray[np.float64] = wide.view("<i4").reshape(-1, channels) / np.float64(2**31)
+    mono: Pcm = values.mean(axis=1).astype(np.float32)
+    return mono

@@ -73,3 +73,22 @@ def test_g711_is_a_close_and_stable_copy(encode, decode) -> None:  # type: ignor
     assert np.all(np.abs(copy - audio) <= (np.abs(audio) + 132 / 32768) / 32 + 4 / 32768)
     assert np.array_equal(decode(encode(copy)), copy)
     assert len(decode(b"")) == 0
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4])
+def test_linear_pcm_of_any_width(width):
+    top = 2 ** (8 * width - 1)
+    values = np.array([0, top - 1, -top, top // 2], "<i8")
+    data = values.view(np.uint8).reshape(-1, 8)[:, :width].tobytes()
+    np.testing.assert_allclose(p.from_linear(data, width, 1), [0, (top - 1) / top, -1, 0.5], atol=1e-7)
+
+
+def test_channels_are_averaged():
+    data = np.array([[8192, 16384], [-8192, 8192]], "<i2").tobytes()
+    np.testing.assert_allclose(p.from_linear(data, 2, 2), [0.375, 0.0])
+
+
+@pytest.mark.parametrize(("data", "width", "channels"), [(b"123", 2, 1), (b"12", 2, 2), (b"", 5, 1), (b"", 2, 0)])
+def test_linear_pcm_that_is_none(data, width, channels):
+    with pytest.raises(AudioError):
+        p.from_linear(data, width, channels)
