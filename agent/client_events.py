@@ -160,6 +160,11 @@ def event_error(error: ValidationError, prefix: str = "", event_id: str | None =
     param = ".".join(steps) or None
     if fault["type"] == "missing":
         return EventError("missing_required_parameter", f"missing required parameter: {param}", param, event_id)
+    if fault["type"] == "extra_forbidden":
+        return EventError("unknown_parameter", f"unknown parameter: {param}", param, event_id)
+    if fault["type"] == "none_required":
+        message = f"{param} is not supported by this server: leave it out or send null"
+        return EventError("unsupported_parameter", message, param, event_id)
     code = "invalid_type" if fault["type"].endswith("_type") else "invalid_value"
     return EventError(
         code, f"invalid {param or 'event'}: {fault['msg'].removeprefix('Value error, ')}", param, event_id

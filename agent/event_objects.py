@@ -7,7 +7,7 @@ A field that is None is left out of the JSON, because stock clients treat most o
 from __future__ import annotations
 
 import secrets
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 from pydantic import model_validator as validator
@@ -22,15 +22,22 @@ def new_id(prefix: str) -> str:
 
 
 class Object(BaseModel):
-    """Base of everything in an event: unknown fields are ignored, None is left out unless `nullable`."""
+    """Base of everything in an event: unknown fields are refused, None is left out unless `nullable`."""
 
-    model_config = ConfigDict(extra="ignore", validate_assignment=False)
+    model_config = ConfigDict(extra="forbid", validate_assignment=False)
     nullable: ClassVar[frozenset[str]] = frozenset()
 
     @model_serializer(mode="wrap")
     def _leave_out_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = handler(self)
         return {name: value for name, value in fields.items() if value is not None or name in self.nullable}
+
+
+Unsupported: TypeAlias = None
+"""Type of a field that the protocol has and this server does not: only null is taken for it."""
+
+Ignored = Annotated[None, BeforeValidator(lambda _: None)]
+"""Type of a hint that makes no difference here: anything is taken for it, and nothing is echoed."""
 
 
 # Audio formats ------------------------------------------------------------------------------------------------------
@@ -62,12 +69,13 @@ class ServerVad(Object):
     threshold: float = Field(0.5, ge=0, le=1)
     prefix_padding_ms: int = Field(300, ge=0, le=5000)
     silence_duration_ms: int = Field(400, ge=20, le=10_000)
+    idle_timeout_ms: Unsupported = None
     create_response: bool = True
     interrupt_response: bool = True
 
 
 class SemanticVad(Object):
-    """A turn ends after a silence that depends on how eager the agent shall be."""
+    """A turn ends after a silence that depends on what was said, and on how eager the agent shall be."""
 
     type: Literal["semantic_vad"]
     eagerness: Literal["low", "medium", "high", "auto"] = "auto"
@@ -84,6 +92,9 @@ class Transcription(Object):
     model: str | None = None
     language: str | None = None
     prompt: str | None = None
+    languages: Ignored = None
+    keywords: Ignored = None
+    delay: Ignored = None
 
 
 class AudioInput(Object):
@@ -91,7 +102,7 @@ class AudioInput(Object):
 
     nullable = frozenset({"transcription", "turn_detection", "noise_reduction"})
     format: AudioFormat = Field(default_factory=PcmFormat)
-    noise_reduction: dict[str, Any] | None = None
+    noise_reduction: Ignored = None
     transcription: Transcription | None = None
     turn_detection: TurnDetection | None = None
 
@@ -133,6 +144,12 @@ class Session(Object):
     max_output_tokens: Annotated[int, Field(ge=1)] | Literal["inf"] = "inf"
     tools: list[dict[str, Any]] = Field(default_factory=list)
     tool_choice: str | dict[str, Any] = "auto"
+    parallel_tool_calls: Ignored = None
+    reasoning: Ignored = None
+    tracing: Ignored = None
+    truncation: Ignored = None
+    include: Annotated[Unsupported, BeforeValidator(lambda wanted: wanted or None)] = None
+    prompt: Unsupported = None
 
 
 # Items --------------------------------------------------------------------------------------------------------------
@@ -293,3 +310,8 @@ class ResponseOptions(Object):
     max_output_tokens: Annotated[int, Field(ge=1)] | Literal["inf"] | None = None
     metadata: dict[str, str] | None = Field(None, max_length=16)
     audio: ResponseAudio | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: Ignored = None
+    reasoning: Ignored = None
+    prompt: Unsupported = None

@@ -20,12 +20,10 @@ from ..event_objects import (
 )
 from ..events import EventError
 from ..settings import Settings
+from .endpointing import silence_ms
 
 _FIXED = {"id", "object", "model", "expires_at"}
 _NULLABLE = {"turn_detection", "transcription", "noise_reduction"}
-
-_SILENCE_MS = {"low": 1200, "medium": 700, "high": 300}
-"""How long a silence each eagerness waits for."""
 
 _FOREIGN_VOICES = {"alloy", "ash", "ballad", "cedar", "coral", "echo", "marin", "sage", "shimmer", "verse"}
 """Names that stock clients ask for by default; they get the voice the session has."""
@@ -71,14 +69,14 @@ def known_voice(name: str, voices: tuple[str, ...], default: str, param: str) ->
     raise EventError("invalid_value", f"unknown voice {name!r}: choose one of {', '.join(voices)}", param)
 
 
-def turn_options(settings: Settings, detection: ServerVad | SemanticVad) -> TurnOptions:
-    """How the segmenter shall find turns."""
+def turn_options(settings: Settings, detection: ServerVad | SemanticVad, words: str = "") -> TurnOptions:
+    """How the segmenter shall find turns. words: heard in the present turn so far; semantic_vad waits by them."""
     if isinstance(detection, ServerVad):
         threshold, padding = detection.threshold, detection.prefix_padding_ms
         silence = detection.silence_duration_ms
     else:
         threshold, padding = settings.vad_threshold, settings.prefix_padding_ms
-        silence = _SILENCE_MS.get(detection.eagerness, settings.silence_ms)
+        silence = silence_ms(detection.eagerness, words)
     return TurnOptions(
         threshold=threshold,
         min_speech_ms=settings.min_speech_ms,

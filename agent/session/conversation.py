@@ -270,7 +270,7 @@ class Conversation:
                 raise EventError(
                     "invalid_event", "over WebSocket the client has the sound: use response.cancel", "type"
                 )
-            self._floor.interrupt("client_cancelled")
+            self._floor.clear_output()
         elif isinstance(event, asked.ItemCreate):
             self._create_item(event)
         elif isinstance(event, asked.ItemRetrieve):

@@ -7,13 +7,12 @@ generation that was cancelled is known by its id and dropped.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Literal
 
 from ...models.semantic.pieces import Message
 from ...streaming.clock import Clock
 from ...streaming.engine.protocol import EngineSession, Generation, Output, Transcript
-from ...streaming.frames import Pcm, milliseconds, samples, samples_of_ms, seconds
+from ...streaming.frames import FRAME, Pcm, milliseconds, samples, samples_of_ms, seconds
 from ...streaming.playout import Playout
 from ...streaming.turns import SoftEnd, Speech, SpeechResumed, SpeechStarted, TurnEnded, TurnEvent, TurnSegmenter
 from ...streaming.vad import Vad
@@ -21,10 +20,8 @@ from .. import events, metrics
 from ..event_objects import (
     Content,
     MessageItem,
-    Response,
-    ResponseAudio,
-    ResponseAudioOutput,
     ResponseOptions,
+    SemanticVad,
     Session,
     new_id,
 )
@@ -35,9 +32,10 @@ from .config import known_voice, turn_options
 from .ears import Ears
 from .items import Entry, Items, heard_words, history
 from .pacing import Pacer
-from .plan import Plan, make_plan, make_request, modality
+from .plan import Plan, make_plan, make_request, make_response
 from .reply import Reply, assistant_item
 from .speaker import Speaker
+from .speculation import Speculation
 from .speech import UserSpeech
 from .timeline import Timeline
 
@@ -45,17 +43,6 @@ MIN_COMMIT_MS = 100
 """Shorter audio is a slip of the button (the protocol's own limit)."""
 
 _SESSION_DEFAULTS = ResponseOptions()
-
-
-@dataclass
-class Speculation:
-    """An answer prepared at a soft end; its outputs are kept back until the turn has really ended."""
-
-    generation: Generation
-    plan: Plan
-    voice: str
-    began: float
-    outputs: list[Output] = field(default_factory=list)
 
 
 class Floor:
@@ -118,11 +105,17 @@ class Floor:
         """The user's microphone, (N,) at 16 kHz. Raises EventError when appended sound makes a turn too long."""
         self._received += len(pcm)
         metrics.AUDIO_SECONDS.labels("received").inc(seconds(len(pcm)))
-        if self._session.audio.input.turn_detection is not None:
-            for event in self._segmenter.push(pcm):
-                self._on_turn(event)
-        else:
+        detection = self._session.audio.input.turn_detection
+        if detection is None:
             self._hear_by_hand(pcm)
+            return
+        # What was said decides how long to wait, so it is asked again with every frame.
+        step = FRAME if isinstance(detection, SemanticVad) else len(pcm)
+        for begin in range(0, len(pcm), step or 1):
+            for event in self._segmenter.push(pcm[begin : begin + step]):
+                self._on_turn(event)
+            if isinstance(detection, SemanticVad):
+                self._segmenter.options = turn_options(self._settings, detection, self._words)
 
     def _hear_by_hand(self, pcm: Pcm) -> None:
         """Manual turns. A track never pauses: between turns only the last of it is kept, and the engine is spared.
@@ -200,6 +193,12 @@ class Floor:
             self._owed = True
         else:
             self.respond(since=since)
+
+    @property
+    def _words(self) -> str:
+        """What was heard of the user's turn, as far as it is known."""
+        prepared = self._speculation.transcript if self._speculation is not None else None
+        return "" if self.turn is None else prepared or self._ears.heard
 
     def _new_speech(self) -> UserSpeech:
         wanted = self._session.audio.input.transcription is not None
@@ -292,6 +291,13 @@ class Floor:
             heard = int(milliseconds(reply.heard))
             self._emit(events.ItemTruncated(item_id=reply.item_id, content_index=0, audio_end_ms=heard))
 
+    def clear_output(self) -> None:
+        """Drop the sound that has not left (WebRTC). Clients ask at any time, so it is told even when there is none."""
+        if self.speaker.reply is not None:
+            self.interrupt("client_cancelled")
+        else:
+            self._emit(events.PlaybackCleared(response_id=self.speaker.last_id))
+
     def truncate(self, entry: Entry, audio_end_ms: int) -> None:
         """Cut a spoken item to what the client says it has heard. Raises EventError when that is more than was sent."""
         reply = self.speaker.reply
@@ -355,25 +361,18 @@ class Floor:
         return generation
 
     def _make_reply(self, generation: Generation, plan: Plan, options: ResponseOptions, voice: str) -> Reply:
-        kind = modality(options, self._session)
-        entry = Entry(assistant_item(new_id("item"), kind, "in_progress", None))
+        response = make_response(options, self._session, voice)
+        entry = Entry(assistant_item(new_id("item"), response.output_modalities[0], "in_progress", None))
         kept = options.conversation == "auto"
-        audio_format = self._session.audio.output.format
+        audio_format = response.audio.output.format
         return Reply(
             generation=generation,
-            response=Response(
-                id=new_id("resp"),
-                conversation_id=f"conv_{self._session.id.removeprefix('sess_')}" if kept else None,
-                output_modalities=[kind],
-                max_output_tokens=options.max_output_tokens or self._session.max_output_tokens,
-                audio=ResponseAudio(output=ResponseAudioOutput(voice=voice, format=audio_format)),
-                metadata=options.metadata,
-            ),
+            response=response,
             entry=entry,
             previous=self._items.add(entry) if kept else None,
             in_conversation=kept,
             source=plan.speech,
-            encoder=AudioEncoder(audio_format) if self._in_events else None,
+            encoder=AudioEncoder(audio_format) if self._in_events and audio_format is not None else None,
             emit=self._emit,
         )
 

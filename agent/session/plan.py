@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from ...models.semantic.pieces import Message
 from ...streaming.engine.protocol import Request
 from ...streaming.frames import FRAME_RATE
-from ..event_objects import ItemReference, MessageItem, Modality, ResponseOptions, Session, new_id
+from ..event_objects import (
+    ItemReference,
+    MessageItem,
+    Modality,
+    Response,
+    ResponseAudio,
+    ResponseAudioOutput,
+    ResponseOptions,
+    Session,
+    new_id,
+)
 from ..events import EventError
 from ..settings import Settings
 from .codec import decode_recording
@@ -61,6 +71,20 @@ def make_request(options: ResponseOptions, session: Session, settings: Settings,
 def modality(options: ResponseOptions, session: Session) -> Modality:
     """Whether the answer shall be spoken or written."""
     return (options.output_modalities or session.output_modalities)[0]
+
+
+def make_response(options: ResponseOptions, session: Session, voice: str) -> Response:
+    """The response as it begins; what response.create does not say is the session's."""
+    asked = options.audio.output.format if options.audio is not None else None
+    kept = options.conversation == "auto"
+    return Response(
+        id=new_id("resp"),
+        conversation_id=f"conv_{session.id.removeprefix('sess_')}" if kept else None,
+        output_modalities=[modality(options, session)],
+        max_output_tokens=options.max_output_tokens or session.max_output_tokens,
+        audio=ResponseAudio(output=ResponseAudioOutput(voice=voice, format=asked or session.audio.output.format)),
+        metadata=options.metadata,
+    )
 
 
 def item_speech(item: AnyItem, session: Session, param: str) -> UserSpeech | None:

@@ -27,6 +27,7 @@ class Speaker:
 
     Attributes:
         reply: the answer on its way, None when the agent is silent.
+        last_id: id of the latest response, empty before the first.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Speaker:
         on_closed: Callable[[Reply], None],
     ) -> None:
         self.reply: Reply | None = None
+        self.last_id = ""
         self._playout, self._pacer, self._clock = playout, pacer, clock
         self._emit, self._on_closed = emit, on_closed
         self._timeline = Timeline(0.0, 0.0, 0.0)
@@ -46,6 +48,7 @@ class Speaker:
     def begin(self, reply: Reply, timeline: Timeline) -> None:
         """Open an answer; `timeline` tells how it came to be."""
         self.reply, self._timeline = reply, timeline
+        self.last_id = reply.id
         self._gaps_before = self._gaps
         reply.open()
 

@@ -6,7 +6,8 @@ import typing
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from openai.types.realtime import RealtimeServerEvent
+from openai.types.realtime import RealtimeServerEvent, RealtimeSessionCreateRequest
+from openai.types.realtime.realtime_response_create_params import RealtimeResponseCreateParams
 from pydantic import TypeAdapter
 
 from speechgpt_gen.agent import client_events, events
@@ -16,6 +17,7 @@ from speechgpt_gen.agent.event_objects import (
     MessageItem,
     Response,
     ResponseError,
+    ResponseOptions,
     ServerVad,
     Session,
     StatusDetails,
@@ -84,9 +86,49 @@ def test_an_error_names_the_clients_event():
     assert (error.value.event_id, error.value.param) == ("mine", "item_id")
 
 
-def test_unknown_fields_are_tolerated():
-    event = parse_client_event('{"type": "response.create", "event_id": "e", "future": {}, "response": {"x": 1}}')
-    assert isinstance(event, client_events.ResponseCreate)
+@pytest.mark.parametrize(
+    ("fields", "code", "param"),
+    [
+        ({"type": "response.create", "future": {}}, "unknown_parameter", "future"),
+        ({"type": "response.create", "response": {"x": 1}}, "unknown_parameter", "response.x"),
+        (
+            {"type": "response.create", "response": {"prompt": {"id": "p"}}},
+            "unsupported_parameter",
+            "response.prompt",
+        ),
+        (
+            {
+                "type": "conversation.item.create",
+                "item": {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "a", "b": 1}]},
+            },
+            "unknown_parameter",
+            "item.content[0].b",
+        ),
+        (
+            {
+                "type": "conversation.item.create",
+                "item": {"type": "message", "role": "user", "content": [{"type": "input_image", "image_url": "data:"}]},
+            },
+            "invalid_value",
+            "item.content[0].type",
+        ),
+    ],
+)
+def test_fields_that_are_unknown_or_not_supported_are_named(fields, code, param):
+    with pytest.raises(EventError) as error:
+        parse_client_event(json.dumps({**fields, "event_id": "mine"}))
+    assert (error.value.code, error.value.param, error.value.event_id) == (code, param, "mine")
+
+
+def test_hints_that_make_no_difference_are_taken_and_not_echoed():
+    session = Session(id="s", model="m", tracing="auto", truncation={"type": "auto"}, include=[], prompt=None)
+    assert not {"tracing", "truncation", "include", "prompt"} & set(session.model_dump())
+
+
+@pytest.mark.parametrize("model", [RealtimeSessionCreateRequest, RealtimeResponseCreateParams])
+def test_every_field_of_the_stock_sdk_is_known(model):
+    ours = Session if model is RealtimeSessionCreateRequest else ResponseOptions
+    assert set(model.model_fields) <= set(ours.model_fields)
 
 
 def test_size_is_counted_in_bytes():

@@ -297,3 +297,30 @@ async def test_max_output_tokens_cut_a_written_answer(call):
     assert (done["status"], done["status_details"]["reason"]) == ("incomplete", "max_output_tokens")
     assert caller.one("response.output_text.done")["text"] == "one two three"
     assert done["output"][0]["status"] == "incomplete"
+
+
+async def test_a_response_may_have_a_format_of_its_own(call):
+    caller = call(words=2)
+    await caller.text("Hi.")
+    output = {"format": {"type": "audio/pcmu"}, "voice": "second"}
+    await caller.send("response.create", response={"audio": {"output": output}})
+    await caller.listen(2.0)
+    assert caller.one("response.created")["response"]["audio"]["output"] == output
+    sent = b"".join(base64.b64decode(event["delta"]) for event in caller.all("response.output_audio.delta"))
+    assert len(sent) == 8000
+
+
+async def test_the_output_buffer_can_be_cleared_at_any_time_over_webrtc(call):
+    caller = call(words=4, transport="webrtc")
+    await caller.send("output_audio_buffer.clear")
+    assert caller.one("output_audio_buffer.cleared")["response_id"] == ""
+    await caller.text("Hi.")
+    await caller.send("response.create")
+    for _ in range(40):
+        caller.playout.pull(320)
+        await caller.listen(0.02)
+    await caller.send("output_audio_buffer.clear")
+    assert caller.answers == [("cancelled", "one two")]
+    response = caller.one("response.done")["response"]["id"]
+    await caller.send("output_audio_buffer.clear")
+    assert [event["response_id"] for event in caller.all("output_audio_buffer.cleared")[1:]] == [response] * 2

@@ -53,6 +53,21 @@ BAD = {
         "invalid_value",
         "session.audio.output.voice",
     ),
+    "unknown session field": (
+        '{"type": "session.update", "session": {"voice": "x"}}',
+        "unknown_parameter",
+        "session.voice",
+    ),
+    "unsupported session field": (
+        '{"type": "session.update", "session": {"prompt": {"id": "p"}}}',
+        "unsupported_parameter",
+        "session.prompt",
+    ),
+    "unsupported detection": (
+        '{"type": "session.update", "session": {"audio": {"input": {"turn_detection": {"idle_timeout_ms": 5000}}}}}',
+        "unsupported_parameter",
+        "session.audio.input.turn_detection.idle_timeout_ms",
+    ),
     "bad detection": (
         '{"type": "session.update", "session": {"audio": {"input": {"turn_detection": {"threshold": 7}}}}}',
         "invalid_value",
@@ -112,7 +127,6 @@ async def test_updates_merge_and_are_echoed_whole(call):
         "type": "realtime",
         "model": "gpt-realtime",
         "tracing": "auto",
-        "voice": "flat spelling is ignored",
         "instructions": None,
         "tools": [{"type": "function", "name": "f", "parameters": {}}],
         "audio": {
