@@ -52,13 +52,37 @@ def _words(seed: int, positions: Sequence[int] | Tensor, channels: int, device: 
         at = torch.as_tensor(positions, dtype=torch.int64, device=device)
     if at.ndim != 1:
         raise ValueError(f"positions must be one-dimensional, not of shape {tuple(at.shape)}")
+    steps = torch.arange(channels, device=at.device)
+    return _hash(*seed_keys(seed), at[:, None], steps)
+
+
+def _hash(first: int | Tensor, second: int | Tensor, at: Tensor, channel: Tensor) -> Tensor:
+    """Hash words of keys, positions and channels, whose shapes broadcast."""
     low, high = at & _MASK, (at >> 32) & _MASK
-    rows = []
-    for salt in _SALT:
-        key = _mix_int(_mix_int((seed & _MASK) ^ salt) ^ ((seed >> 32) & _MASK))
-        rows.append(_mix(_mix(low ^ key) ^ high)[:, None])
-    steps = (torch.arange(channels, device=at.device) * _GOLDEN) & _MASK
-    return _mix(_mix((rows[0] + steps) & _MASK) ^ rows[1])
+    rows = [_mix(_mix(low ^ key) ^ high) for key in (first, second)]
+    return _mix(_mix((rows[0] + ((channel * _GOLDEN) & _MASK)) & _MASK) ^ rows[1])
+
+
+def seed_keys(seed: int) -> tuple[int, int]:
+    """The two 32-bit keys that a seed (its low 64 bits) amounts to, for `uniform_at` and `normal_at`."""
+    first, second = (_mix_int(_mix_int((seed & _MASK) ^ salt) ^ ((seed >> 32) & _MASK)) for salt in _SALT)
+    return first, second
+
+
+def uniform_at(keys: Tensor, positions: Tensor, channels: Tensor) -> Tensor:
+    """`uniform` of rows with seeds of their own, from values that all live on the device.
+
+    keys (B, 2), positions (B,) and channels (B, n), all int64; returns float32 (B, n).
+    """
+    words = _hash(keys[:, :1], keys[:, 1:], positions[:, None], channels)
+    return ((words >> 9).to(torch.float32) + 0.5) * 2.0**-23
+
+
+def normal_at(keys: Tensor, positions: Tensor, channels: int) -> Tensor:
+    """`normal` of rows with seeds of their own: keys (B, 2), positions (B, T), int64; float32 (B, T, channels)."""
+    steps = torch.arange(channels + channels % 2, device=keys.device)
+    words = _hash(keys[:, :1, None], keys[:, 1:, None], positions[:, :, None], steps)
+    return _box_muller(words, channels)
 
 
 def uniform(
@@ -84,8 +108,13 @@ def normal(
     Channels 2k and 2k + 1 are one Box-Muller pair, so a value does not depend on `channels`, odd or even.
     """
     words = _words(seed, positions, channels + channels % 2, device)
+    return _box_muller(words, channels)
+
+
+def _box_muller(words: Tensor, channels: int) -> Tensor:
+    """Normal numbers (..., channels) of hash words (..., even number of channels)."""
     grid = (words.to(torch.float64) + 0.5) * 2.0**-32
-    radius = torch.sqrt(-2.0 * torch.log(grid[:, 0::2]))
-    angle = (2.0 * math.pi) * grid[:, 1::2]
+    radius = torch.sqrt(-2.0 * torch.log(grid[..., 0::2]))
+    angle = (2.0 * math.pi) * grid[..., 1::2]
     pairs = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=-1)
-    return pairs.flatten(1)[:, :channels].to(torch.float32)
+    return pairs.flatten(-2)[..., :channels].to(torch.float32)

@@ -1,0 +1,341 @@
+"""The semantic model over static slots: many sequences at once, each at its own length, from one set of CUDA graphs.
+
+A slot is a row of the key/value cache and a row of small numbers: the last token, the length, the phase of the grammar,
+the noise keys. A step feeds every row's last token, draws the next by the slot's phase and writes it back, so a burst
+of steps needs no host between them; what stopped, or was never named in `rows`, is idle. Nothing that changes from one
+call to the next is outside device memory: one capture per batch size serves every length and every set of slots.
+
+Knows nothing of threads, requests or conversations; `LocalDecoder` is its plain twin for one sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...kernels.attention import attention_with_kvcache
+from ...kernels.graph import Download, Graph, Lane
+from ...kernels.noise import seed_keys, uniform_at
+from ...kernels.rotary import rotary_tables
+from .decoder import Draws
+from .grammar import NEVER, Grammar, Phase
+from .llama import SemanticModel
+
+NOTHING, FULL, BROKEN = -1, -2, -3
+"""In place of a token: the slot was idle; its memory was full; its logits were not finite."""
+
+_TOKEN, _LENGTH, _ACTIVE, _PHASE, _COUNT, _MADE, _KEY, _TOP_K, _FIELDS = 0, 1, 2, 3, 4, 5, 6, 8, 9
+_TEMPERATURE, _TEXT_TEMPERATURE, _TOP_P, _PENALTY = range(4)
+
+CHUNKS: Final = ((1, 16), (4, 16), (16, 16), (1, 64), (1, 256))
+"""Shapes of a prefill pass: (sequences, tokens of each)."""
+SLACK: Final = CHUNKS[0][1]
+"""Positions beyond a slot's capacity, for the padding of the smallest chunk."""
+
+
+@dataclass(frozen=True)
+class SlotOptions:
+    """slots: sequences at a time. capacity: tokens each can hold. buckets: batch sizes of a decode step, each a graph.
+    burst: tokens drawn per launch, by bucket (one burst more for those not named is 1). candidates: the likeliest
+    tokens that a draw chooses from; a larger top_k, or 0, means this many."""
+
+    slots: int
+    capacity: int
+    buckets: tuple[int, ...]
+    burst: Mapping[int, int]
+    candidates: int = 128
+
+    @classmethod
+    def of(cls, slots: int, capacity: int, burst: int = 5) -> SlotOptions:
+        """Buckets of 1, 2, 4 ... up to `slots`; smaller batches draw more per launch, since a launch then is short."""
+        sizes = sorted({min(1 << k, slots) for k in range(slots.bit_length() + 1)})
+        return cls(slots, capacity, tuple(sizes), {size: max(1, min(burst, 10 // size)) for size in sizes})
+
+    def bucket(self, rows: int) -> int:
+        """The smallest bucket that holds so many rows."""
+        return next(size for size in self.buckets if size >= rows)
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a slot goes on: after `token` at `length` - 1, in a phase of which `count` tokens came, `made` draws in all.
+
+    token: NOTHING when a prefill pass is to draw the first one.
+    """
+
+    length: int
+    phase: int
+    draws: Draws
+    count: int = 0
+    made: int = 0
+    token: int = NOTHING
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One sequence's part in a prefill pass: `tokens` go to `start`; `stop` is what text is weighed against."""
+
+    slot: int
+    start: int
+    tokens: Sequence[int]
+    stop: int
+
+
+class SlotModel:
+    """The model, its slots and their graphs, on one lane. `model` is fused (`fuse_`) and in eval mode.
+
+    Call everything with the lane entered.
+    """
+
+    def __init__(self, model: SemanticModel, grammar: Grammar, options: SlotOptions, lane: Lane) -> None:
+        self.model, self.grammar, self.options, self.lane = model, grammar, options, lane
+        config, device = model.config, lane.device
+        slots, rows = options.slots, options.capacity + SLACK
+        weight = model.model.embed_tokens.weight
+        shape = (config.num_hidden_layers, 2, slots, rows, config.num_key_value_heads, config.head_dim)
+        self.cache = torch.zeros(shape, dtype=weight.dtype, device=device)
+        self.rotary = rotary_tables(rows, config.head_dim, config.rope_theta, device)
+        # One row more than there are slots: what idle rows of a batch read and write.
+        self.numbers = torch.zeros(slots + 1, _FIELDS, dtype=torch.int64, device=device)
+        self.options_of = torch.ones(slots + 1, 4, device=device)
+        self.seen = torch.zeros(slots + 1, config.vocab_size, dtype=torch.bool, device=device)
+        self.rows = torch.full((slots,), NOTHING, dtype=torch.int64, device=device)
+        self.drawn = torch.full((max(options.burst.values()), slots), NOTHING, dtype=torch.int64, device=device)
+        self._table(grammar)
+        self._chunks = {
+            shape: _ChunkTensors.of(shape, device) for shape in CHUNKS if shape[0] <= max(4, slots) and shape[1] <= rows
+        }
+        self._bursts: dict[int, Graph] = {}
+        self._passes: dict[tuple[int, int], Graph] = {}
+
+    def capture(self) -> None:
+        """Capture every graph, the largest first: the smaller ones then find its memory in the pool."""
+        for size in reversed(self.options.buckets):
+            self._bursts[size] = self.lane.graph(lambda size=size: self._burst(size))  # type: ignore[misc]
+        for shape in sorted(self._chunks, key=lambda shape: -shape[0] * shape[1]):
+            self._passes[shape] = self.lane.graph(lambda shape=shape: self._pass(shape))  # type: ignore[misc]
+
+    # What the host does to slots
+
+    def set(self, slot: int, start: Start) -> None:
+        """Let a slot draw, from the next burst on or at the end of the prefill pass that comes next.
+
+        What a slot that nobody reads draws besides is of no consequence: `set` says everything anew.
+        """
+        options = start.draws.options
+        keys = seed_keys(start.draws.seed)
+        values = [start.token, start.length, 1, start.phase, start.count, start.made, *keys, options.top_k]
+        self.lane.upload(values, self.numbers[slot])
+        chances = [options.temperature, options.text_temperature, options.top_p, options.repetition_penalty]
+        self.lane.upload(chances, self.options_of[slot])
+        if start.phase == Phase.TEXT_FIRST:
+            self.seen[slot].zero_()
+
+    def burst(self, slots: Sequence[int]) -> Download:
+        """Draw a burst for some slots. The download is (steps, rows): row r is what slots[r] drew."""
+        size = self.options.bucket(len(slots))
+        self.lane.upload([*slots, *[NOTHING] * (size - len(slots))], self.rows[:size])
+        self._bursts[size]()
+        return self.lane.download(self.drawn[: self._steps(size), : len(slots)])
+
+    def prefill(self, chunks: Sequence[Chunk]) -> Download:
+        """One pass over chunks of different slots that fit one of `shapes`.
+
+        The download is (rows, tokens + 1) int64: for each token 2 * (likeliest text token) + (it is likelier than
+        `stop`), then what the slot drew, if `set` said that it should.
+        """
+        shape = self.shape(len(chunks), max(len(chunk.tokens) for chunk in chunks))
+        tensors = self._chunks[shape]
+        self.lane.upload(tensors.packed(shape, chunks), tensors.packing)
+        self._passes[shape]()
+        return self.lane.download(tensors.out[: len(chunks)])
+
+    def shape(self, rows: int, tokens: int) -> tuple[int, int]:
+        """The smallest shape that holds so many chunks of so many tokens. Raises ValueError when none does."""
+        fitting = [shape for shape in self._chunks if shape[0] >= rows and shape[1] >= tokens]
+        if not fitting:
+            raise ValueError(f"no prefill pass takes {rows} chunks of {tokens} tokens")
+        return min(fitting, key=lambda shape: shape[0] * shape[1])
+
+    @property
+    def most_rows(self) -> int:
+        """Chunks of the smallest length that one pass takes."""
+        return max(rows for rows, tokens in self._chunks if tokens == SLACK)
+
+    # What is captured
+
+    @torch.inference_mode()
+    def _burst(self, size: int) -> None:
+        for step in range(self._steps(size)):
+            self._step(step, size)
+
+    def _steps(self, size: int) -> int:
+        return self.options.burst.get(size, 1)
+
+    def _step(self, step: int, size: int) -> None:
+        rows = self.rows[:size]
+        at = torch.where(rows < 0, self.options.slots, rows)
+        numbers = self.numbers[at]
+        live = (rows >= 0) & (numbers[:, _ACTIVE] != 0)
+        slots = torch.where(live, rows, NOTHING).int()
+        states = self._forward(numbers[:, _TOKEN, None].clamp(min=0), slots, numbers[:, _LENGTH].int())
+        self.drawn[step, :size] = self._draw(self._head(states[:, 0]), at, numbers, live, numbers[:, _LENGTH] + 1)
+
+    @torch.inference_mode()
+    def _pass(self, shape: tuple[int, int]) -> None:
+        tensors, length = self._chunks[shape], shape[1]
+        states = self._forward(tensors.tokens, tensors.slots.int(), tensors.starts.int())
+        logits = self._head(states.flatten(0, 1)).view(*shape, -1)
+        best, text = logits[..., : self.grammar.vocabulary.n_text].max(-1)
+        stop = logits.gather(-1, tensors.stops[:, None, None].expand(-1, length, 1))[..., 0]
+        tensors.out[:, :length] = 2 * text + (best > stop + self._bias[tensors.stops][:, None]).long()
+        last = (tensors.counts - 1).clamp(min=0)
+        ends = logits.gather(1, last[:, None, None].expand(-1, 1, logits.shape[-1]))[:, 0]
+        at = torch.where(tensors.slots < 0, self.options.slots, tensors.slots)
+        numbers = self.numbers[at]
+        live = (tensors.slots >= 0) & (numbers[:, _ACTIVE] != 0)
+        tensors.out[:, length] = self._draw(ends, at, numbers, live, tensors.starts + tensors.counts)
+
+    def _forward(self, tokens: Tensor, slots: Tensor, starts: Tensor) -> Tensor:
+        """Normalised states (B, T, hidden) of tokens (B, T) put at `starts` (B,) int32 of `slots` (B,) int32."""
+        model = self.model.model
+        x = model.embed_tokens(tokens)
+        cos, sin = self.rotary
+        layers: Iterable[Any] = model.layers
+        for layer, (keys, values) in zip(layers, self.cache, strict=True):
+            attention = layer.self_attn
+            q, k, v = (
+                part.unflatten(-1, (-1, attention.head_dim))
+                for part in attention.qkv_proj(layer.input_layernorm(x)).split(attention.sizes, -1)
+            )
+            attended = attention_with_kvcache(
+                q,
+                keys,
+                values,
+                k,
+                v,
+                cache_seqlens=starts,
+                cache_batch_idx=slots,
+                rotary_cos=cos,
+                rotary_sin=sin,
+                causal=True,
+            )
+            x = x + attention.o_proj(attended.flatten(2))
+            gate, up = layer.mlp.gate_up_proj(layer.post_attention_layernorm(x)).chunk(2, -1)
+            x = x + layer.mlp.down_proj(F.silu(gate) * up)
+        states: Tensor = model.norm(x)
+        return states
+
+    def _head(self, states: Tensor) -> Tensor:
+        """Logits (rows, V) in float32."""
+        logits: Tensor = self.model.lm_head(states)
+        return logits.float()
+
+    def _draw(self, logits: Tensor, at: Tensor, numbers: Tensor, live: Tensor, length: Tensor) -> Tensor:
+        """Draw a token for each row from logits (B, V), note it in `numbers` and return what the host is told (B,)."""
+        phase, count = numbers[:, _PHASE], numbers[:, _COUNT]
+        sampled = self._sample(logits, at, numbers)
+        exit_token = self._exit[phase]
+        token = torch.where((count >= self._limit[phase]) & (exit_token >= 0), exit_token, sampled)
+        leaves = token == exit_token
+        then = torch.where(leaves, self._outer[phase], self._inner[phase])
+        finite = torch.isfinite(logits).all(-1)
+        ends = then == NEVER
+        full = ~ends & (length >= self.options.capacity)
+        goes_on = live & finite & ~ends & ~full
+        told = torch.where(finite, torch.where(full, FULL, token), BROKEN)
+        now = torch.stack(
+            (
+                token,
+                length,
+                goes_on.long(),
+                then.clamp(min=0),
+                torch.where(leaves, 0, count + 1),
+                numbers[:, _MADE] + 1,
+            ),
+            dim=1,
+        )
+        # Idle rows all name the row beyond the slots, which nobody looks at.
+        self.numbers[at] = torch.where(live[:, None], torch.cat((now, numbers[:, _KEY:]), dim=1), numbers)
+        self.seen[at, token] = self.seen[at, token] | (live & (phase <= Phase.TEXT))
+        return torch.where(live, told, NOTHING)
+
+    def _sample(self, logits: Tensor, at: Tensor, numbers: Tensor) -> Tensor:
+        """Gumbel-max over the likeliest allowed tokens, (B,): `Sampler.draw` for rows that differ in everything."""
+        phase, chances = numbers[:, _PHASE], self.options_of[at]
+        penalty = torch.where(phase == Phase.TEXT, chances[:, _PENALTY], 1.0)[:, None]
+        penalised = torch.where(logits > 0, logits / penalty, logits * penalty)
+        scores = torch.where(self.seen[at], penalised, logits).masked_fill(~self._allowed[phase], -torch.inf)
+        temperature = torch.where(self._of_units[phase], chances[:, _TEMPERATURE], chances[:, _TEXT_TEMPERATURE])
+        greedy = scores.argmax(-1)
+        hot = torch.where(temperature > 0, temperature, 1.0)[:, None]
+        best, tokens = torch.topk(scores / hot, min(self.options.candidates, scores.shape[-1]))
+        top_k = torch.where(numbers[:, _TOP_K] > 0, numbers[:, _TOP_K], best.shape[-1])[:, None]
+        best = best.masked_fill(self._ranks[: best.shape[-1]] >= top_k, -torch.inf)
+        probabilities = best.softmax(-1)
+        before_it = probabilities.cumsum(-1) - probabilities
+        top_p = chances[:, _TOP_P, None]
+        best = best.masked_fill((before_it >= top_p) & (top_p < 1.0), -torch.inf)
+        noise = uniform_at(numbers[:, _KEY : _KEY + 2], numbers[:, _MADE], tokens)
+        chosen = (best - (-noise.log()).log()).argmax(-1)
+        return torch.where(temperature > 0, tokens.gather(-1, chosen[:, None])[:, 0], greedy)
+
+    def _table(self, grammar: Grammar) -> None:
+        """The grammar's rules as tensors, one row for each phase."""
+        device, size = self.lane.device, grammar.vocabulary.size
+        rules = grammar.rules
+        self._allowed = torch.zeros(len(rules), size, dtype=torch.bool, device=device)
+        for row, rule in zip(self._allowed, rules, strict=True):
+            row[rule.allowed.to(device)] = True
+        columns = [[rule.exit, rule.inner, rule.outer, rule.limit] for rule in rules]
+        self._exit, self._inner, self._outer, self._limit = torch.tensor(columns, device=device).unbind(1)
+        self._of_units = torch.tensor([rule.units for rule in rules], device=device)
+        self._bias = torch.zeros(size, device=device)
+        self._bias[grammar.vocabulary.listen] = grammar.bias(grammar.vocabulary.listen)
+        self._ranks = torch.arange(size, device=device)
+
+
+@dataclass(frozen=True, eq=False)
+class _ChunkTensors:
+    """What one shape of pass reads, packed into one int64 tensor (rows, tokens + 4) that is uploaded at once."""
+
+    packing: Tensor
+    out: Tensor
+
+    @classmethod
+    def of(cls, shape: tuple[int, int], device: torch.device) -> _ChunkTensors:
+        rows, length = shape
+        packing = torch.zeros(rows, length + 4, dtype=torch.int64, device=device)
+        packing[:, length] = NOTHING  # idle until something is uploaded
+        return cls(packing, torch.zeros(rows, length + 1, dtype=torch.int64, device=device))
+
+    @property
+    def tokens(self) -> Tensor:
+        return self.packing[:, :-4]
+
+    @property
+    def slots(self) -> Tensor:
+        return self.packing[:, -4]
+
+    @property
+    def starts(self) -> Tensor:
+        return self.packing[:, -3]
+
+    @property
+    def counts(self) -> Tensor:
+        return self.packing[:, -2]
+
+    @property
+    def stops(self) -> Tensor:
+        return self.packing[:, -1]
+
+    @staticmethod
+    def packed(shape: tuple[int, int], chunks: Sequence[Chunk]) -> list[list[int]]:
+        rows, length = shape
+        packed = [[*c.tokens, *[0] * (length - len(c.tokens)), c.slot, c.start, len(c.tokens), c.stop] for c in chunks]
+        return packed + [[0] * length + [NOTHING, 0, 0, 0]] * (rows - len(chunks))
