@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,21 +10,22 @@ from pathlib import Path
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
-from ..models.audio import load_audio
-from ..models.errors import AudioError, SpeechGPTGenError
+from ..models.errors import SpeechGPTGenError
 from ..streaming.clock import Clock, RealClock
 from ..streaming.engine.protocol import Engine
 from . import metrics
 from .client_secrets import ClientSecrets
 from .doors import Doors
+from .http import routes as http_audio
 from .keys import Keys
 from .limits import Clients
 from .security import Guard, SecurityHeaders, refusal
@@ -37,7 +37,6 @@ from .voices import VoiceBook
 log = logging.getLogger(__name__)
 
 WEB_CLIENT = Path(__file__).parent.parent / "web_client"
-MAX_VOICE_SECONDS = 60.0
 
 
 class Server:
@@ -98,30 +97,6 @@ class Server:
     async def metrics(self, request: Request) -> Response:
         return Response(generate_latest(metrics.REGISTRY), media_type=CONTENT_TYPE_LATEST)
 
-    async def voices(self, request: Request) -> Response:
-        return JSONResponse({"data": [{"id": key, "name": name} for key, name in self.engine.catalogue()]})
-
-    async def make_voice(self, request: Request) -> Response:
-        """POST a recording of somebody speaking (WAV, FLAC, OGG): a voice to choose by the id that comes back."""
-        name = " ".join(request.query_params.get("name", "").split()) or "recorded voice"
-        if len(name) > 64:
-            return refusal(400, "invalid_value", f"the name has {len(name)} characters: take at most 64")
-        body = bytearray()
-        try:
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > self.settings.max_voice_bytes:
-                    limit = self.settings.max_voice_bytes
-                    return refusal(413, "recording_too_large", f"a recording may have {limit} bytes: send less")
-        except ClientDisconnect:
-            return Response(status_code=400)
-        try:
-            pcm = await asyncio.to_thread(load_audio, io.BytesIO(bytes(body)), max_seconds=MAX_VOICE_SECONDS)
-            key = await self.engine.add_voice(pcm, name)
-        except AudioError as error:
-            return refusal(400, "invalid_audio", str(error))
-        return JSONResponse({"id": key, "name": name}, status_code=201)
-
     async def realtime(self, websocket: WebSocket) -> None:
         await websocket_door.converse(websocket, self.engine, self.settings, self.clock, self.clients)
 
@@ -151,6 +126,14 @@ def create_app(engine: Engine, settings: Settings, clock: Clock | None = None) -
     async def no_page(request: Request) -> Response:
         return PlainTextResponse("SpeechGPT-Gen is running; this installation has no page.", status_code=404)
 
+    async def no_such(request: Request, error: Exception) -> Response:
+        """Callers of the API get JSON of the protocol's shape also for a wrong address or method."""
+        assert isinstance(error, HTTPException)
+        if request.url.path.startswith("/v1/"):
+            what = f"{request.method} {request.url.path[:200]}: {error.detail}"
+            return refusal(error.status_code, "not_found", what, dict(error.headers or {}))
+        return PlainTextResponse(str(error.detail), status_code=error.status_code, headers=error.headers)
+
     has_page = (WEB_CLIENT / "index.html").is_file()
     app = Starlette(
         routes=[
@@ -158,9 +141,8 @@ def create_app(engine: Engine, settings: Settings, clock: Clock | None = None) -
             Route("/healthz", server.healthz),
             Route("/readyz", server.readyz),
             Route("/metrics", server.metrics),
-            Route("/v1/voices", server.voices, methods=["GET"]),
-            Route("/v1/voices", server.make_voice, methods=["POST"]),
             *ClientSecrets(server.keys, server.engine, settings).routes(),
+            *http_audio.routes(server.engine, settings, server.clock),
             *server.calls.routes(),
             WebSocketRoute(websocket_door.PATH, server.realtime),
             *([Mount("/web", StaticFiles(directory=WEB_CLIENT))] if has_page else []),
@@ -183,6 +165,7 @@ def create_app(engine: Engine, settings: Settings, clock: Clock | None = None) -
             ),
         ],
         lifespan=lifespan,
+        exception_handlers={HTTPException: no_such},
     )
     app.state.server = server
     return app

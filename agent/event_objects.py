@@ -107,7 +107,7 @@ class AudioInput(Object):
     turn_detection: TurnDetection | None = None
 
 
-def _voice_name(value: object) -> object:
+def voice_name(value: object) -> object:
     """The name of a voice given as {"id": name}."""
     return value["id"] if isinstance(value, dict) and set(value) == {"id"} else value
 
@@ -116,7 +116,7 @@ class AudioOutput(Object):
     """How the answer sounds. Speed is always 1."""
 
     format: AudioFormat = Field(default_factory=PcmFormat)
-    voice: Annotated[str, BeforeValidator(_voice_name)] = ""
+    voice: Annotated[str, BeforeValidator(voice_name)] = ""
     speed: float = Field(1.0, ge=1, le=1)
 
 

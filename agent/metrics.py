@@ -20,6 +20,9 @@ SESSION_SECONDS = Histogram(
     registry=REGISTRY,
 )
 REFUSED = Counter("speechgpt_gen_refused", "Calls turned away, by reason.", ["reason"], registry=REGISTRY)
+HTTP_REQUESTS = Counter(
+    "speechgpt_gen_http_requests", "Requests to the audio endpoints.", ["endpoint", "status"], registry=REGISTRY
+)
 TURNS = Counter("speechgpt_gen_user_turns", "User turns committed.", registry=REGISTRY)
 RESPONSES = Counter(
     "speechgpt_gen_responses", "Answers, by status and reason.", ["status", "reason"], registry=REGISTRY

@@ -109,6 +109,10 @@ class Settings(BaseSettings):
     )
     max_items: int = Field(500, ge=2, description="Items a conversation keeps; the oldest are forgotten.")
     max_voice_bytes: int = Field(10 * 2**20, ge=1024, description="Largest recording accepted for a new voice.")
+    max_upload_bytes: int = Field(25 * 2**20, ge=1024, description="Largest upload to transcribe or convert, in bytes.")
+    max_recording_s: float = Field(
+        600.0, gt=0, le=3600, description="Longest recording to transcribe or convert, in seconds."
+    )
     max_voices: int = Field(64, ge=1, description="Recorded voices kept in memory; the least recently used goes.")
     lead_ms: int = Field(
         200, ge=20, description="WebSocket: sound sent ahead of its playing; less stops sooner, more survives jitter."

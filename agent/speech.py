@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import numpy as np
@@ -56,10 +56,16 @@ class Phrases:
             log.warning("the fillers for late answers stay silent: %s", error)
 
 
-async def say(slot: EngineSession, text: str) -> AsyncIterator[Pcm]:
+async def say(slot: EngineSession, text: str, longest_s: float = LONGEST_S) -> AsyncGenerator[Pcm, None]:
     """Speak a text: its sound in pieces, each (N,) at 16 kHz. Raises EngineError when it cannot be spoken."""
     slot.begin_turn(())
-    generation = slot.generate(Request("say", text, max_seconds=LONGEST_S, max_ahead_seconds=None))
+    async for pcm in sound_of(slot, Request("say", text, max_seconds=longest_s, max_ahead_seconds=None)):
+        yield pcm
+
+
+async def sound_of(slot: EngineSession, request: Request) -> AsyncGenerator[Pcm, None]:
+    """The sound of a generation, in pieces, each (N,) at 16 kHz. Raises EngineError when it fails."""
+    generation = slot.generate(request)
     try:
         async for output in generation:
             if isinstance(output, Audio):

@@ -23,6 +23,8 @@ AudioSource = str | Path | BytesIO | tuple[NDArray[Any], int]
 
 MAX_CHANNELS = 8
 MIN_RATE, MAX_RATE = 4_000, 384_000
+MAX_VALUES = 2**26
+"""Samples of all channels of a file: 11 minutes of 48 kHz stereo. A small compressed file may hold any number."""
 
 
 def load_audio(source: AudioSource, *, max_seconds: float = 600.0) -> NDArray[np.float32]:
@@ -102,10 +104,13 @@ def _read(file: BinaryIO, size: int, name: str, max_seconds: float) -> tuple[NDA
             if sound.frames > max_seconds * sound.samplerate:
                 seconds = sound.frames / sound.samplerate
                 raise AudioError(f"{name} lasts {seconds:.1f} s: give at most {max_seconds:g} s")
+            if sound.frames * sound.channels > MAX_VALUES:
+                raise AudioError(f"{name} has {sound.frames} samples in {sound.channels} channels: lower the rate")
             if sound.channels > MAX_CHANNELS:
                 raise AudioError(f"{name} has {sound.channels} channels: give at most {MAX_CHANNELS}")
             pcm = sound.read(dtype="float32", always_2d=True)
-            if len(pcm) < sound.frames:
+            # The length of an MP3 that was written as a stream is an estimate.
+            if len(pcm) < sound.frames and sound.format != "MP3":
                 raise AudioError(f"{name} is cut short: {len(pcm)} of {sound.frames} samples could be read")
             return pcm, sound.samplerate
     except (sf.LibsndfileError, RuntimeError) as error:

@@ -24,7 +24,8 @@ export async function listVoices(api) {
  * @returns {Promise<Voice>}
  */
 export async function createVoice(api, wav, name) {
-  return (await api.post(`v1/voices?name=${encodeURIComponent(name)}`, "audio/wav", wav)).json();
+  // The dialog asks for voices whose owner agrees.
+  return (await api.post(`v1/voices?consent=true&name=${encodeURIComponent(name)}`, "audio/wav", wav)).json();
 }
 
 /**

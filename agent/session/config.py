@@ -25,7 +25,10 @@ from .endpointing import silence_ms
 _FIXED = {"id", "object", "model", "expires_at"}
 _NULLABLE = {"turn_detection", "transcription", "noise_reduction"}
 
-_FOREIGN_VOICES = {"alloy", "ash", "ballad", "cedar", "coral", "echo", "marin", "sage", "shimmer", "verse"}
+_FOREIGN_VOICES = {
+    *("alloy", "ash", "ballad", "cedar", "coral", "echo", "fable"),
+    *("marin", "nova", "onyx", "sage", "shimmer", "verse"),
+}
 """Names that stock clients ask for by default; they get the voice the session has."""
 
 

@@ -196,7 +196,7 @@ def test_voices_are_listed_made_and_spoken_in(serve):
         {"id": "first", "name": "first"},
         {"id": "second", "name": "second"},
     ]
-    made = client.post("/v1/voices", params={"name": "  My   voice "}, content=wav(2.0))
+    made = client.post("/v1/voices", params={"name": "  My   voice ", "consent": "true"}, content=wav(2.0))
     assert made.status_code == 201
     voice = made.json()
     assert voice["name"] == "My voice"
@@ -221,15 +221,15 @@ def test_voices_are_listed_made_and_spoken_in(serve):
 )
 def test_recordings_that_make_no_voice(serve, body, status):
     client = serve(max_voice_bytes=10_000 if status == 413 else 100_000)
-    answer = client.post("/v1/voices", content=body)
+    answer = client.post("/v1/voices?consent=true", content=body)
     assert answer.status_code == status
     assert "\n" not in answer.json()["error"]["message"]
-    assert client.post("/v1/voices", params={"name": "x" * 100}, content=wav(1)).status_code == 400
+    assert client.post("/v1/voices", params={"name": "x" * 100, "consent": "true"}, content=wav(1)).status_code == 400
 
 
 def test_old_recorded_voices_go(serve):
     client = serve(max_voices=2)
-    ids = [client.post("/v1/voices", content=wav(1.0)).json()["id"] for _ in range(3)]
+    ids = [client.post("/v1/voices?consent=true", content=wav(1.0)).json()["id"] for _ in range(3)]
     assert [voice["id"] for voice in client.get("/v1/voices").json()["data"]] == ["first", "second", *ids[1:]]
 
 

@@ -1,0 +1,96 @@
+"""POST /v1/audio/speech: a text spoken in a voice, sent while it is made."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ...models.errors import TextError
+from ...models.semantic.text import normalise
+from ...streaming.engine.protocol import EngineSession
+from ...streaming.frames import Pcm
+from ..event_objects import voice_name
+from ..sentences import Sentences
+from ..session.config import known_voice
+from ..settings import Settings
+from ..speech import say
+from ..voices import VoiceBook
+from .bodies import read_json
+from .files import Format, SoundFile, media_type
+from .work import StreamFormat, streamed_sound
+
+MAX_INPUT = 4096
+_PASSAGE = 1000
+"""Characters that are spoken at a stretch."""
+
+
+class SpeechAsk(BaseModel):
+    """OpenAI's request. `model` may be any name, there is one model; `instructions` change nothing."""
+
+    model: str
+    input: Annotated[str, Field(max_length=MAX_INPUT)]
+    voice: Annotated[str, BeforeValidator(voice_name)]
+    response_format: Format = "mp3"
+    speed: Annotated[float, Field(ge=0.25, le=4.0)] = 1.0
+    stream_format: StreamFormat = "audio"
+
+
+def chosen_voice(name: str, engine: VoiceBook, settings: Settings) -> str:
+    """The voice of this name; names of the hosted service take the default. Raises EventError for an unknown one."""
+    voices = engine.info.voices
+    return known_voice(name, voices, settings.voice or voices[0], "voice")
+
+
+class Speech:
+    """The endpoint."""
+
+    def __init__(self, engine: VoiceBook, settings: Settings) -> None:
+        self._engine, self._settings = engine, settings
+
+    async def answer(self, request: Request) -> Response:
+        ask = await read_json(request, SpeechAsk)
+        texts = _passages(ask.input)
+        session = await self._engine.open(voice=chosen_voice(ask.voice, self._engine, self._settings))
+        return await streamed_sound(
+            request,
+            session=session,
+            sounds=_said(session, texts),
+            file=SoundFile(ask.response_format, ask.speed),
+            media_type=media_type(ask.response_format),
+            stream_format=ask.stream_format,
+        )
+
+
+async def _said(session: EngineSession, texts: list[str]) -> AsyncGenerator[Pcm, None]:
+    for text in texts:
+        # A second of English holds some fifteen characters; with fewer than three the model rambles.
+        async for pcm in say(session, text, 5 + len(text) / 3):
+            yield pcm
+
+
+def _passages(text: str) -> list[str]:
+    """The text in passages of whole sentences. Raises TextError when there is nothing to speak in it."""
+    sentences = Sentences()
+    found: list[str] = []
+    for sentence in (*sentences.push(text), *sentences.flush()):
+        if not _speakable(sentence):
+            continue
+        if found and len(found[-1]) + len(sentence) < _PASSAGE:
+            found[-1] += f" {sentence}"
+        else:
+            found.append(sentence)
+    if not found:
+        normalise(text[:_PASSAGE])  # says what is wrong with it
+    return found
+
+
+def _speakable(text: str) -> bool:
+    try:
+        normalise(text)
+    except TextError:
+        return False
+    return True
