@@ -63,10 +63,10 @@ class AttentionState:
 
 
 def _rotate(x: Tensor, positions: Tensor) -> Tensor:
-    """Rotary embedding of (B, H, T, d) at absolute frame `positions` (T,), angles in fp32."""
+    """Rotary embedding of (B, H, T, d) at absolute frame `positions` (T,) or (B, 1, T), angles in fp32."""
     half = x.shape[-1] // 2
     frequency = 10_000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
-    angle = positions.to(torch.float32)[:, None] * frequency
+    angle = positions.to(torch.float32)[..., None] * frequency
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     a, b = x[..., :half], x[..., half:]
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)

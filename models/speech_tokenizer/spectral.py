@@ -103,17 +103,23 @@ class AcousticDecoder(nn.Module):
         hidden, network = self.body.step(latents.transpose(1, 2), state.network)
         return self._synthesize(hidden, replace(state, network=network))
 
-    def _synthesize(self, hidden: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        spectra = self.head(hidden.transpose(1, 2)).float().unflatten(-1, (_PER_FRAME, 2, _BINS)).flatten(1, 2)
+    def spectra(self, hidden: Tensor) -> Tensor:
+        """Windowed waves (B, 2 * T, window) of the network's states (B, T, dim)."""
+        spectra = self.head(hidden).float().unflatten(-1, (_PER_FRAME, 2, _BINS)).flatten(1, 2)
         log_magnitude, phase = spectra.unbind(2)
         magnitude = log_magnitude.clamp(max=6.0).exp()
-        waves = torch.fft.irfft(torch.complex(magnitude * phase.cos(), magnitude * phase.sin()), _WINDOW)
+        waves: Tensor = torch.fft.irfft(torch.complex(magnitude * phase.cos(), magnitude * phase.sin()), _WINDOW)
         # Squared Hann windows a quarter apart add up to 1.5.
-        waves = waves * self.window / 1.5
-        count = waves.shape[1]
-        added = F.fold(
-            waves.transpose(1, 2), (1, (count - 1) * _STEP + _WINDOW), (1, _WINDOW), stride=(1, _STEP)
-        ).flatten(1)
-        kept = _WINDOW - _STEP
+        return waves * self.window / 1.5
+
+    def overlap(self, waves: Tensor) -> Tensor:
+        """Waves (B, n, window), a step apart, added up: (B, (n - 1) * step + window)."""
+        length = (waves.shape[1] - 1) * _STEP + _WINDOW
+        return F.fold(waves.transpose(1, 2), (1, length), (1, _WINDOW), stride=(1, _STEP)).flatten(1)
+
+    def _synthesize(self, hidden: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        waves = self.spectra(hidden.transpose(1, 2))
+        count, kept = waves.shape[1], _WINDOW - _STEP
+        added = self.overlap(waves)
         added = torch.cat([added[:, :kept] + state.tail.to(added.dtype), added[:, kept:]], -1)
         return added[:, : count * _STEP], replace(state, tail=added[:, count * _STEP :])
