@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 
@@ -23,6 +24,14 @@ FADE = samples(0.005)
 
 REMEMBERED = 64
 """Generations whose heard position can still be asked for."""
+
+
+class Source(Protocol):
+    """What a transport pulls sound from, in real time: a `Playout`, a microphone."""
+
+    def pull(self, n: int) -> Pcm:
+        """The next samples, exactly (n,); silence where there are none."""
+        ...
 
 
 class PlayoutFullError(SpeechGPTGenError):

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     # aiortc takes seconds to import, and every command would pay.
     from ..bench.conversation import Turn
 
+LOCAL = "http://127.0.0.1:8080"
+Token = Annotated[str | None, typer.Option(envvar="SPEECHGPT_GEN_TOKEN", help="The server's token.")]
+
 app = typer.Typer(no_args_is_help=True, help="Measure a running server or the engine.")
 
 
@@ -26,42 +29,66 @@ app = typer.Typer(no_args_is_help=True, help="Measure a running server or the en
 def conversation(
     *,
     audio: Annotated[Path, typer.Option(help="Question to ask, any format libsndfile reads.")],
-    url: Annotated[str, typer.Option(help="Server to call.")] = "http://127.0.0.1:8080",
+    url: Annotated[str, typer.Option(help="Server of the OpenAI Realtime protocol, ours or another.")] = LOCAL,
     transport: Annotated[str, typer.Option(help="webrtc or websocket.")] = "webrtc",
-    turns: Annotated[int, typer.Option(min=1, max=1000, help="How often to ask.")] = 10,
-    token: Annotated[str | None, typer.Option(envvar="SPEECHGPT_GEN_TOKEN", help="The server's token.")] = None,
+    turns: Annotated[int, typer.Option(min=1, max=100_000, help="How often each session asks.")] = 10,
+    seconds: Annotated[float | None, typer.Option(min=1, help="Stop asking after this long.")] = None,
+    sessions: Annotated[int, typer.Option(min=1, max=1000, help="Conversations at once.")] = 1,
+    barge_in: Annotated[
+        float | None, typer.Option(min=0.1, help="Interrupt each answer this many seconds after it began.")
+    ] = None,
+    loss: Annotated[float, typer.Option(min=0, max=90, help="Percent of packets lost, each way.")] = 0.0,
+    jitter: Annotated[float, typer.Option(min=0, max=1000, help="Milliseconds a packet may be late, each way.")] = 0.0,
+    token: Token = None,
+    name: Annotated[str | None, typer.Option("--model", help="Model to ask for, where a server has several.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a report with plots to this file.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Hold a conversation in real time and measure it from the user's last voiced sample to the first one heard."""
+    """Hold conversations in real time and measure them from the user's last voiced sample to the first one heard."""
     from ...models.audio import load_audio
     from ...models.errors import ConfigError
-    from ..bench.conversation import report
+    from ...streaming.clock import RealClock
+    from ..bench.page import page
+    from ..bench.report import report
+    from ..bench.sessions import Plan, first_error, measure
 
     if transport not in ("webrtc", "websocket"):
         raise ConfigError(f"transport {transport!r} is unknown: choose webrtc or websocket")
-    question = load_audio(audio, max_seconds=60)
-    results: list[Turn] = []
+    if html is not None and (html.is_dir() or not html.absolute().parent.is_dir()):
+        raise ConfigError(f"--html {html}: give the name of a file in a folder that exists")
+    plan = Plan(
+        url=url,
+        question=load_audio(audio, max_seconds=60),
+        transport=transport,  # type: ignore[arg-type]
+        turns=turns,
+        seconds=seconds,
+        sessions=sessions,
+        barge_in=barge_in,
+        loss=loss / 100,
+        jitter=jitter / 1000,
+        token=token,
+        model=name,
+    )
     console = Console(stderr=json_)
 
-    async def talk() -> None:
-        from ...streaming.clock import RealClock
-        from ..bench.client import connect_client
-        from ..bench.conversation import hold_conversation
+    def on_turn(session: int, turn: Turn) -> None:
+        if console.is_terminal:
+            console.print(_line(session, turn), highlight=False, markup=False)
 
-        clock = RealClock()
-        async with connect_client(url, transport, clock, token) as client:  # type: ignore[arg-type]
-            async for turn in hold_conversation(client, question, clock, turns=turns):
-                results.append(turn)
-                if console.is_terminal:
-                    console.print(_line(len(results), turn), highlight=False)
-
-    asyncio.run(talk())
-    figures = report(results, url=url, transport=transport)  # type: ignore[arg-type]
+    try:
+        measured = asyncio.run(measure(plan, RealClock(), on_turn))
+    except BaseExceptionGroup as group:
+        raise first_error(group) from None
+    figures = report(plan, measured)
+    if html is not None:
+        html.write_text(page(figures, measured), encoding="utf-8")
     if json_:
         typer.echo(json.dumps(figures))
     else:
         console.print(_table(figures))
-    if figures["failed"] == len(results):
+    if figures["failed"] == figures["turns"]:
+        if not json_:
+            console.print(f"every turn failed: {figures['each'][0]['error']}", markup=False)
         raise typer.Exit(1)
 
 
@@ -99,23 +126,46 @@ def register(root: typer.Typer) -> None:
     root.add_typer(app, name="bench")
 
 
-def _line(number: int, turn: Turn) -> str:
+def _line(session: int, turn: Turn) -> str:
+    who = f"session {session}: "
     if turn.voice_to_voice is None:
-        return f"turn {number}: {turn.error}"
-    return f"turn {number}: {turn.voice_to_voice:.0f} ms  {turn.heard!r} -> {turn.answer!r}"
+        return who + (turn.error or "no answer")
+    stop = f", silent {turn.barge_in:.0f} ms after a barge-in" if turn.barge_in is not None else ""
+    return f"{who}{turn.voice_to_voice:.0f} ms  {turn.heard!r} -> {turn.answer!r}{stop}"
 
 
 def _table(figures: dict[str, Any]) -> Table:
     """Percentiles as a table; stages are cumulative, each from the user's last voiced sample."""
-    from ..bench.conversation import PARTS
+    from ..bench.page import STAGES
 
-    title = f"{figures['turns']} turns over {figures['transport']}, ms from the user's last voiced sample"
-    table = Table(
-        "", "p50", "p95", title=title, caption=f"{figures['failed']} failed, {figures['underruns']} underruns"
-    )
-    names = {"end_of_turn": "turn found to be over", "first_token": "first token", "first_audio": "first audio made"}
-    rows = [(names.get(part, "first audio sent"), figures["parts_ms"][part]) for part in PARTS]
-    rows += [("first voice heard", figures["voice_to_voice_ms"]), ("of it transport", figures["transport_ms"])]
+    many = f" in each of {figures['sessions']} sessions" if figures["sessions"] > 1 else ""
+    title = f"{figures['turns'] // figures['sessions']} turns{many} over {figures['transport']}, ms"
+    notes = [f"{figures['failed']} turns failed, {figures['underruns']} underruns"]
+    if figures["longest_stall_ms"]:
+        notes.append(f"longest stall {figures['longest_stall_ms']:.0f} ms")
+    if packets := figures["packets"]:
+        late = packets["late_ms"]
+        notes.append(f"packets late {late['p50']:.0f} / {late['p95']:.0f} / {late['p99']:.0f} ms (p50 / p95 / p99)")
+    if (delay := figures["delay"]) and _rough(figures):
+        notes.append(
+            f"{packets['lost_percent']:.1f} % lost, longest concealed {packets['longest_concealed_ms']:.0f} ms"
+        )
+        raised = delay["longest_raised_ms"]
+        notes.append(
+            f"delay {delay['usual_ms']:.0f} ms, at most {delay['max_ms']:.0f}, raised for {raised:.0f} ms at most"
+        )
+    table = Table("from the user's last voiced sample", "p50", "p95", title=title, caption="\n".join(notes))
+    rows = [("voice to voice: first voice heard", figures["voice_to_voice_ms"])]
+    rows += [("  endpointing", figures["endpointing_ms"]), ("  answering", figures["answering_ms"])]
+    rows += [(f"server: {name}", figures["parts_ms"][part]) for part, name in STAGES.items()]
+    rows += [("not the server's: transport", figures["transport_ms"])]
+    rows += [("sound after a barge-in", figures["barge_in_stop_ms"])]
     for name, values in rows:
-        table.add_row(name, *((f"{values['p50']:.0f}", f"{values['p95']:.0f}") if values else ("-", "-")))
+        if values:
+            table.add_row(name, f"{values['p50']:.0f}", f"{values['p95']:.0f}")
     return table
+
+
+def _rough(figures: dict[str, Any]) -> bool:
+    """Whether packets were lost or delayed on purpose."""
+    return bool(figures["loss"] or figures["jitter_ms"])

@@ -62,13 +62,14 @@ def unwrap(value: int, near: int, bits: int) -> int:
 
 @dataclass(slots=True)
 class JitterStats:
-    """Packets since the start of the stream, and 48 kHz samples of invented time."""
+    """Packets since the start of the stream; 48 kHz samples of invented time, in all and the most in a row."""
 
     received: int = 0
     late: int = 0
     lost: int = 0
     reordered: int = 0
     gap_samples: int = 0
+    longest_gap: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +217,7 @@ class JitterBuffer:
         self._position += samples
         self._invented += samples
         self.stats.gap_samples += samples
+        self.stats.longest_gap = max(self.stats.longest_gap, self._invented)
         return [Gap(samples)]
 
     def _give_up(self, head: int, seen: float) -> None:

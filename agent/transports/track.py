@@ -8,7 +8,7 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from ...streaming.clock import Clock
 from ...streaming.frames import SAMPLE_RATE, Pcm
-from ...streaming.playout import Playout
+from ...streaming.playout import Source
 from ...streaming.resample import StreamResampler
 
 RATE = 48_000
@@ -21,16 +21,16 @@ _LATE = 10 * _PERIOD
 
 
 class PlayoutTrack(MediaStreamTrack):
-    """48 kHz mono frames of 20 ms, paced by `clock`; silence while playout is idle.
+    """48 kHz mono frames of 20 ms, paced by `clock`; silence while `source` is idle.
 
     What is pulled here counts as heard, so nothing is pulled ahead of time but the resampler's 10-15 ms.
     """
 
     kind = "audio"
 
-    def __init__(self, playout: Playout, clock: Clock) -> None:
+    def __init__(self, source: Source, clock: Clock) -> None:
         super().__init__()
-        self._playout = playout
+        self._source = source
         self._clock = clock
         self._resampler = StreamResampler(SAMPLE_RATE, RATE)
         self._ready: Pcm = np.zeros(0, np.float32)
@@ -57,7 +57,7 @@ class PlayoutTrack(MediaStreamTrack):
 
     def _next(self) -> Pcm:
         while len(self._ready) < FRAME:
-            self._ready = np.concatenate((self._ready, self._resampler.process(self._playout.pull(_PULL))))
+            self._ready = np.concatenate((self._ready, self._resampler.process(self._source.pull(_PULL))))
         out, self._ready = self._ready[:FRAME], self._ready[FRAME:]
         return out
 

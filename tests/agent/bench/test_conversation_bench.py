@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,10 +15,13 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from speechgpt_gen.agent.app import create_app
-from speechgpt_gen.agent.bench.client import ServerError, Transport, connect_client
-from speechgpt_gen.agent.bench.conversation import Turn, hold_conversation, report
+from speechgpt_gen.agent.bench.conversation import Turn, hold_conversation
+from speechgpt_gen.agent.bench.page import page
+from speechgpt_gen.agent.bench.report import percentiles, raised, report
+from speechgpt_gen.agent.bench.sessions import Plan, Session, measure
 from speechgpt_gen.agent.cli.bench import register
 from speechgpt_gen.agent.settings import load_settings
+from speechgpt_gen.client import Client, Ear, Playout, ServerError, Transport
 from speechgpt_gen.models.audio import write_wav
 from speechgpt_gen.models.errors import AudioError
 from speechgpt_gen.streaming.clock import RealClock
@@ -49,7 +53,7 @@ async def test_turns_are_measured_over_both_transports(transport: Transport, spe
     clock = RealClock()
     async with (
         serving(FakeEngine(words=2, transcript="one two")) as url,
-        connect_client(url, transport, clock) as client,
+        Client(url, Playout(), Ear(clock), transport=transport) as client,
     ):
         turns = [turn async for turn in hold_conversation(client, question, clock, turns=2)]
     for turn in turns:
@@ -58,49 +62,101 @@ async def test_turns_are_measured_over_both_transports(transport: Transport, spe
         assert turn.transport is not None
         assert turn.voice_to_voice > turn.parts["end_of_turn"] > 0
         assert turn.voice_to_voice == pytest.approx(turn.parts["played"] + turn.transport)
+        assert turn.endpointing is not None
+        assert turn.answering == pytest.approx(turn.voice_to_voice - turn.endpointing)
         assert turn.answer == "one two"
 
 
-async def test_the_command_prints_one_object(speechlike: Speech, tmp_path: Path) -> None:
-    audio = tmp_path / "question.wav"
+@pytest.mark.parametrize("transport", ["webrtc", "websocket"])
+async def test_answers_are_interrupted_over_a_bad_network(transport: Transport, speechlike: Speech) -> None:
+    question = np.concatenate((SILENCE, speechlike(0.9), SILENCE))
+    plan = Plan("", question, transport, turns=2, sessions=2, barge_in=0.8, loss=0.05, jitter=0.03)
+    async with serving(FakeEngine(words=12)) as url:
+        sessions = await measure(Plan(**{**vars(plan), "url": url}), RealClock())
+    figures = report(plan, sessions)
+    assert figures["failed"] == 0
+    assert [turn["session"] for turn in figures["each"]] == [1, 1, 2, 2]
+    for turn in figures["each"][::2]:
+        assert 0 < turn["barge_in_stop_ms"] < 1200
+        assert "cancelled" not in turn["answer"]
+    assert all(turn["barge_in_stop_ms"] is None for turn in figures["each"][1::2])
+    if transport == "webrtc":
+        assert 1 < figures["packets"]["lost_percent"] < 15
+        assert figures["packets"]["late_ms"]["p95"] > 15
+        assert figures["delay"]["usual_ms"] >= 0
+
+
+async def test_the_command_prints_one_object_and_writes_a_page(speechlike: Speech, tmp_path: Path) -> None:
+    audio, html = tmp_path / "question.wav", tmp_path / "report.html"
     write_wav(audio, speechlike(0.7))
     app = typer.Typer()
     register(app)
     async with serving(FakeEngine(words=1)) as url:
         arguments = ["bench", "conversation", "--audio", str(audio), "--url", url, "--turns", "1", "--json"]
-        result = await asyncio.to_thread(CliRunner().invoke, app, arguments)
+        result = await asyncio.to_thread(CliRunner().invoke, app, [*arguments, "--html", str(html)])
+        table = await asyncio.to_thread(CliRunner().invoke, app, arguments[:-1])
     assert result.exit_code == 0, result.output
     figures = json.loads(result.stdout)
     assert (figures["turns"], figures["failed"], figures["transport"]) == (1, 0, "webrtc")
-    assert set(figures["voice_to_voice_ms"]) == {"p50", "p95"}
+    assert set(figures["voice_to_voice_ms"]) == {"p50", "p95", "count"}
+    assert "first voice heard" in table.stdout
+    text = html.read_text()
+    assert text.count("<svg") >= 3
+    assert not re.search(r"<script|https?://(?!127)|@import|url\(", text), "the page fetches nothing and runs nothing"
+
+
+@pytest.mark.parametrize("flag", ["--transport=pigeon", "--html=/no/such/folder/r.html", "--url=ftp://x"])
+def test_a_wrong_flag_gets_one_line(flag: str, speechlike: Speech, tmp_path: Path) -> None:
+    write_wav(tmp_path / "question.wav", speechlike(0.7))
+    app = typer.Typer()
+    register(app)
+    result = CliRunner().invoke(app, ["bench", "conversation", "--audio", str(tmp_path / "question.wav"), flag])
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
 
 
 async def test_a_refusal_of_the_server_is_told() -> None:
-    clock = RealClock()
-    async with serving(FakeEngine(slots=1)) as url, connect_client(url, "webrtc", clock):
+    async with serving(FakeEngine(slots=1)) as url, Client(url, Playout(), Ear(RealClock())):
         for transport in ("webrtc", "websocket"):
-            with pytest.raises(ServerError, match=r"slot|503"):
-                async with connect_client(url, transport, clock):
+            with pytest.raises(ServerError, match="slot") as refused:
+                async with Client(url, Playout(), Ear(RealClock()), transport=transport):  # type: ignore[arg-type]
                     pass
+            assert refused.value.retry_after == 5
 
 
 async def test_a_silent_question_is_refused() -> None:
-    async with serving(FakeEngine()) as url, connect_client(url, "websocket", RealClock()) as client:
+    clock = RealClock()
+    async with (
+        serving(FakeEngine()) as url,
+        Client(url, Playout(), Ear(clock), transport="websocket") as client,
+    ):
         with pytest.raises(AudioError, match="no voiced sample"):
-            await anext(hold_conversation(client, SILENCE, RealClock(), turns=1))
+            await anext(hold_conversation(client, SILENCE, clock, turns=1))
 
 
-@pytest.mark.parametrize("url", ["nonsense", "ftp://127.0.0.1", "http://"])
-async def test_an_address_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(ServerError, match="no address"):
-        async with connect_client(url, "webrtc", RealClock()):
-            pass
+PLAN = Plan("http://127.0.0.1:1", SILENCE)
 
 
 def test_failed_turns_count_as_failed() -> None:
-    figures = report(
-        [Turn(100.0, {"end_of_turn": 40.0}, 10.0), Turn(None, error="silent")], url="u", transport="webrtc"
-    )
+    turns = [Turn(100.0, 60.0, {"end_of_turn": 40.0}, 10.0), Turn(error="<silent>")]
+    session = Session(1, turns, lateness=[0.0, 0.01], lags=[(0.0, 1.0), (1.0, 1.1)], lasted=(0.0, 2.0))
+    figures = report(PLAN, [session])
     assert (figures["turns"], figures["failed"]) == (2, 1)
-    assert figures["voice_to_voice_ms"] == {"p50": 100.0, "p95": 100.0}
+    assert figures["voice_to_voice_ms"] == {"p50": 100.0, "p95": 100.0, "count": 1}
+    assert figures["answering_ms"]["p50"] == 40.0
     assert figures["parts_ms"]["first_token"] is None
+    assert "&lt;silent&gt;" in page(figures, [session])
+    nothing = Session(1, [Turn(error="gone")])
+    assert "gone" in page(report(PLAN, [nothing]), [nothing]), "a report of nothing but failures can be read too"
+
+
+def test_percentiles_skip_what_is_not_there() -> None:
+    assert percentiles([None, 100.0, 200.0]) == {"p50": 150.0, "p95": 195.0, "count": 2}
+    assert percentiles([None]) is None
+
+
+def test_a_delay_that_stays_is_told_from_one_that_goes() -> None:
+    passing = [(0.0, 3.0), (4.0, 3.2), (4.5, 3.0)]
+    assert raised(passing, 10.0) == pytest.approx((0.0, 0.2, 0.5))
+    staying = [(0.0, 3.0), (4.0, 3.2)]
+    assert raised(staying, 6.0) == pytest.approx((0.0, 0.2, 2.0))

@@ -14,16 +14,18 @@ from aiortc import RTCConfiguration, RTCPeerConnection
 from numpy.typing import NDArray
 from starlette.applications import Starlette
 
-from speechgpt_gen.agent.bench.client import Event, WebRtcClient, connect_client
-from speechgpt_gen.agent.bench.ear import voiced
+from speechgpt_gen.agent.client.ear import voiced
+from speechgpt_gen.agent.client.webrtc import WebRtcConnection
 from speechgpt_gen.agent.settings import Settings, load_settings
 from speechgpt_gen.agent.transports.webrtc import Calls
+from speechgpt_gen.client import Client, Ear, Event, Playout
 from speechgpt_gen.models.semantic.pieces import Message
 from speechgpt_gen.streaming.clock import RealClock
 from speechgpt_gen.streaming.engine.fake import FakeEngine
 from speechgpt_gen.streaming.engine.tones import decode_words
 
 Speech = Callable[..., NDArray[np.float32]]
+Caller = Client[Playout, Ear]
 
 
 class Server:
@@ -56,47 +58,55 @@ async def eventually(condition: Callable[[], Any], within: float = 20.0) -> None
 
 
 @asynccontextmanager
-async def talking(engine: FakeEngine | None = None, **settings: Any) -> AsyncIterator[tuple[Server, WebRtcClient]]:
+async def talking(engine: FakeEngine | None = None, **settings: Any) -> AsyncIterator[tuple[Server, Caller]]:
     """A server, and a client whose session has begun."""
     async with (
         Server(engine or FakeEngine(words=4), load_settings(vad="webrtc", **settings)) as server,
-        connect_client(server.url, "webrtc", RealClock()) as client,
+        caller(server) as client,
     ):
-        assert isinstance(client, WebRtcClient)
         await event(client, "session.created")
         yield server, client
 
 
-async def event(client: WebRtcClient, kind: str, within: float = 15.0) -> Event:
+def caller(server: Server) -> Caller:
+    return Client(server.url, Playout(), Ear(RealClock()), reconnect=False)
+
+
+def call_of(client: Caller) -> WebRtcConnection:
+    assert isinstance(client.connection, WebRtcConnection)
+    return client.connection
+
+
+async def event(client: Caller, kind: str, within: float = 15.0) -> Event:
     """The next event of a kind; those before it are dropped."""
     async with asyncio.timeout(within):
-        while (found := await client.events.get())["type"] != kind:
+        while (found := await anext(client))["type"] != kind:
             assert found["type"] != "error", found
     return found
 
 
-def words(client: WebRtcClient) -> list[int]:
+def words(client: Caller) -> list[int]:
     """Numbers of the words heard; one that a stall of a busy machine has split counts once."""
-    return [number for number, _ in groupby(decode_words(client.ear.recording()))]
+    return [number for number, _ in groupby(decode_words(client.speaker.recording()))]
 
 
 async def test_a_spoken_turn_is_heard_back(speechlike: Speech) -> None:
     async with talking(FakeEngine(words=4, transcript="what comes next")) as (_, client):
-        client.mic.push(1, speechlike(1.0))
-        client.mic.end(1)
+        client.microphone.push(1, speechlike(1.0))
+        client.microphone.end(1)
         done = (await event(client, "response.done"))["response"]
         assert done["status"] == "completed"
         assert done["output"][0]["content"][0]["transcript"] == "one two three four"
         await asyncio.sleep(0.1)
         assert words(client) == [1, 2, 3, 4]
         assert float(done["metadata"]["played_ms"]) > 0
-        assert client.receiver.stats.lost == 0
+        assert call_of(client).receiver.stats.lost == 0
 
 
 async def test_the_buffer_events_bracket_the_sound(speechlike: Speech) -> None:
     async with talking(FakeEngine(words=2)) as (_, client):
-        client.mic.push(1, speechlike(0.8))
-        client.mic.end(1)
+        client.microphone.push(1, speechlike(0.8))
+        client.microphone.end(1)
         response = (await event(client, "response.created"))["response"]["id"]
         assert (await event(client, "output_audio_buffer.started"))["response_id"] == response
         assert (await event(client, "output_audio_buffer.stopped"))["response_id"] == response
@@ -104,22 +114,23 @@ async def test_the_buffer_events_bracket_the_sound(speechlike: Speech) -> None:
 
 async def test_barge_in_stops_the_sound_and_history_keeps_what_was_heard(speechlike: Speech) -> None:
     async with talking(FakeEngine(words=20)) as (server, client):
-        client.mic.push(1, speechlike(0.8))
-        client.mic.end(1)
+        client.microphone.push(1, speechlike(0.8))
+        client.microphone.end(1)
         await event(client, "output_audio_buffer.started")
         for _ in range(4):  # captions come as the words are spoken
             await event(client, "response.output_audio_transcript.delta")
-        client.mic.push(2, speechlike(1.0, seed=1))
-        client.mic.end(2)
+        client.microphone.push(2, speechlike(1.0, seed=1))
+        client.microphone.end(2)
         await event(client, "input_audio_buffer.speech_started")
         cancelled = (await event(client, "response.done"))["response"]
         assert cancelled["status"] == "cancelled"
         await event(client, "output_audio_buffer.cleared")
         cut = (await event(client, "conversation.item.truncated"))["audio_end_ms"]
         await asyncio.sleep(0.25)
-        sound = client.ear.recording()
+        sound = client.speaker.recording()
         loud = sum(voiced(sound[start : start + 160]) is not None for start in range(0, len(sound), 160))
-        invented = client.receiver.stats.gap_samples / 48  # where a busy machine stalled, the client hid the gap
+        # Where a busy machine stalled, the client hid the gap.
+        invented = call_of(client).receiver.stats.gap_samples / 48
         assert 10 * loud <= cut + 200 + invented  # nothing more has left than was counted as heard
         heard = words(client)
         said = cancelled["output"][0]["content"][0]["transcript"].split()
@@ -144,8 +155,8 @@ async def test_loss_and_jitter_on_the_way_in_do_not_spoil_the_turn(speechlike: S
 
         call.receiver.receive = rough
         before = call.receiver.stats.received
-        client.mic.push(1, speechlike(2.0))
-        client.mic.end(1)
+        client.microphone.push(1, speechlike(2.0))
+        client.microphone.end(1)
         await event(client, "input_audio_buffer.speech_started")
         stopped = await event(client, "input_audio_buffer.speech_stopped")
         assert call.receiver.stats.lost > 0
@@ -159,8 +170,7 @@ async def test_loss_and_jitter_on_the_way_in_do_not_spoil_the_turn(speechlike: S
 async def test_hanging_up_frees_the_slot() -> None:
     async with Server(FakeEngine(slots=1), load_settings()) as server:
         for _ in range(3):
-            async with connect_client(server.url, "webrtc", RealClock()) as client:
-                assert isinstance(client, WebRtcClient)
+            async with caller(server) as client:
                 await event(client, "session.created")
                 assert server.engine.in_use == 1
             await eventually(lambda: server.engine.in_use == 0 and not len(server.calls))
@@ -169,10 +179,11 @@ async def test_hanging_up_frees_the_slot() -> None:
 @pytest.mark.parametrize(("method", "path", "status"), [("DELETE", "", 204), ("POST", "/hangup", 200)])
 async def test_a_call_ends_by_http(method: str, path: str, status: int) -> None:
     async with talking() as (server, client), httpx.AsyncClient(base_url=server.url) as http:
-        assert client.location is not None
-        assert (await http.request(method, client.location + path)).status_code == status
+        location = call_of(client).location
+        assert location is not None
+        assert (await http.request(method, location + path)).status_code == status
         assert server.engine.in_use == 0
-        gone = await http.request(method, client.location + path)
+        gone = await http.request(method, location + path)
         assert gone.status_code == 404
         assert gone.json()["error"]["code"] == "no_such_call"
 
@@ -184,16 +195,17 @@ async def test_events_of_the_client_are_answered() -> None:
         client.send({"type": "no.such.event", "event_id": "mine"})
         error = (await next_event(client))["error"]
         assert (error["code"], error["event_id"]) == ("unknown_event", "mine")
-        client._channel.transport._remote_max_message_size = 0  # a client that does not keep to what was announced
+        # A client that does not keep to what was announced.
+        call_of(client)._channel.transport._remote_max_message_size = 0
         client.send({"type": "input_audio_buffer.append", "audio": "A" * 300_000})
         assert (await next_event(client))["error"]["code"] == "event_too_large"
         client.send({"type": "session.update", "session": {"type": "realtime", "instructions": "Go on."}})
         await event(client, "session.updated")
 
 
-async def next_event(client: WebRtcClient) -> Event:
+async def next_event(client: Caller) -> Event:
     async with asyncio.timeout(30):  # how long a busy machine may take; nothing waits for it otherwise
-        return await client.events.get()
+        return await anext(client)
 
 
 async def offer_of(candidates: bool = False) -> str:
@@ -262,7 +274,7 @@ async def test_a_call_that_never_connects_is_dropped() -> None:
 
 async def test_a_quiet_peer_is_kept_and_a_dead_one_dropped() -> None:
     async with talking(peer_timeout_s=1.0) as (server, client):
-        transport = client._peer.getTransceivers()[0].sender.transport.transport
+        transport = call_of(client)._peer.getTransceivers()[0].sender.transport.transport
 
         async def lose(_: bytes) -> None:
             return None
