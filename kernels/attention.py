@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import attention_sdpa
+from .attention_call import Call
+from .selection import attention_backend, say_once
 
 
 def attention_with_kvcache(
@@ -45,7 +47,7 @@ def attention_with_kvcache(
     causal: aligned bottom-right: query t of T sees all but the last T - 1 - t keys.
     window_size: (left, right) keys that a query sees besides its own; -1: any number.
     k_descale, v_descale: fp32 (Hkv,) what a float8 cache's values are worth.
-    num_splits, counters: hints to our Triton kernel, see `attention_triton.run`; others don't need them.
+    num_splits, counters: hints to our Triton kernel, see `gpu.attention.run`; others don't need them.
     Returns (B, T, H, D). Raises ValueError when the new keys do not fit into the cache and the host can know; else
     what does not fit is dropped.
     """
@@ -53,23 +55,36 @@ def attention_with_kvcache(
         raise ValueError("new keys and new values come together: give both or neither")
     if (rotary_cos is None) != (rotary_sin is None):
         raise ValueError("rotary_cos and rotary_sin come together: give both or neither")
-    rotary = None if rotary_cos is None or rotary_sin is None else (rotary_cos, rotary_sin)
-    return attention_sdpa.run(
+    if rotary_cos is not None and k is None:
+        raise ValueError("rotary tables turn new keys: give k and v, or rotate q beforehand")
+    call = Call(
         q,
         k_cache,
         v_cache,
         k,
         v,
-        rotary=rotary,
+        rotary=None if rotary_cos is None or rotary_sin is None else (rotary_cos, rotary_sin),
         interleaved=rotary_interleaved,
         lengths=cache_seqlens,
         slots=cache_batch_idx,
         scale=q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale,
         causal=causal,
-        window=window_size,
+        window=(window_size[0], 0 if causal else window_size[1]),
         k_descale=k_descale,
         v_descale=v_descale,
+        num_splits=num_splits,
+        counters=counters,
     )
+    call.check()
+    backend = attention_backend(q.device)
+    if backend == "triton":
+        from .gpu import attention as ours  # not every machine has triton
+
+        refusal = ours.refusal(call)
+        if refusal is None:
+            return ours.run(call)
+        say_once(f"attention falls back to torch: {refusal}")
+    return attention_sdpa.run(call)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, causal: bool = False) -> Tensor:

@@ -1,0 +1,157 @@
+"""Compile what the product launches, for GPUs that are not here: run as a program, without Triton's interpreter.
+
+    python tests/kernels/compile_kernels.py 80 90 100 [--resources FOLDER] [--only NAME]
+
+The launching code runs on tensors without memory ("meta") at the 8b engine's sizes; each launch is compiled to a cubin
+instead of started. Prints one JSON line per kernel and architecture. --resources adds registers and spills, for which
+it needs cuobjdump (Triton's package has one).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+
+from speechgpt_gen.kernels.attention_call import Call
+from speechgpt_gen.kernels.gpu import attention, launch
+
+META = torch.device("meta")
+BF16, FP8 = torch.bfloat16, torch.float8_e4m3fn
+
+
+class Driver:
+    """As much of a Triton driver as compiling asks for."""
+
+    def __init__(self, capability: int) -> None:
+        self.target = GPUTarget("cuda", capability, 32)
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+    def get_current_device(self) -> int:
+        return self.target.arch  # kernels are cached by device
+
+    def get_current_stream(self, _device: int) -> int:
+        return 0
+
+
+def empty(*shape: int, dtype: torch.dtype = BF16) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device=META)
+
+
+def attend(
+    batch: int,
+    new: int,
+    heads: int,
+    kv_heads: int,
+    dim: int,
+    *,
+    dtype: torch.dtype = BF16,
+    cache: torch.dtype = BF16,
+    **options: Any,
+) -> Callable[[], object]:
+    """One call with joined q, k, v, rotary tables, slots and a cache of 4096."""
+
+    def run() -> object:
+        qkv = empty(batch, new, heads + 2 * kv_heads, dim, dtype=dtype)
+        q, k, v = qkv.split([heads, kv_heads, kv_heads], dim=2)
+        caches = empty(32, 4096, kv_heads, dim, dtype=cache), empty(32, 4096, kv_heads, dim, dtype=cache)
+        scales = empty(kv_heads, dtype=torch.float32) if cache == FP8 else None
+        rotary = empty(4096, dim // 2, dtype=torch.float32), empty(4096, dim // 2, dtype=torch.float32)
+        arguments = {
+            "rotary": rotary,
+            "interleaved": False,
+            "lengths": empty(batch, dtype=torch.int32),
+            "slots": empty(batch, dtype=torch.int32),
+            "scale": dim**-0.5,
+            "causal": True,
+            "window": (-1, 0),
+            "k_descale": scales,
+            "v_descale": scales,
+        }
+        return attention.run(Call(q, *caches, k, v, **{**arguments, **options}))
+
+    return run
+
+
+LAUNCHES: dict[str, tuple[int, Callable[[], object]]] = {
+    # name: (oldest compute capability, what launches it)
+    "attention, decode": (80, attend(1, 1, 32, 32, 128)),
+    "attention, decode, GQA": (80, attend(8, 1, 32, 8, 128)),
+    "attention, decode, fp8": (89, attend(32, 1, 32, 32, 128, cache=FP8)),
+    "attention, decode, fp32": (80, attend(1, 1, 8, 2, 64, dtype=torch.float32, cache=torch.float32)),
+    "attention, prefill": (80, attend(1, 256, 32, 32, 128)),
+    "attention, prefill, fp8": (89, attend(1, 64, 32, 32, 128, cache=FP8)),
+    "attention, prefill, fp32": (80, attend(1, 64, 8, 2, 64, dtype=torch.float32, cache=torch.float32)),
+    "attention, flow block": (80, attend(16, 25, 24, 24, 64, causal=False, window=(-1, -1), interleaved=True)),
+}
+
+
+def compiled(run: Callable[[], object], capability: int) -> list[Any]:
+    """Each kernel that `run` launches, compiled."""
+    kernels: list[Any] = []
+
+    def instead(kernel: Any, grid: tuple[int, ...], *args: Any, **meta: Any) -> None:
+        assert 0 < len(grid) <= 3
+        assert all(size > 0 for size in grid)
+        assert all(size < 2**16 for size in grid[1:]), f"grid {grid} is larger than CUDA allows"
+        kernels.append(kernel.run(*args, grid=grid, warmup=True, **meta))
+
+    triton.runtime.driver.set_active(Driver(capability))
+    with mock.patch.object(launch, "start", instead):
+        run()
+    return kernels
+
+
+def resources(cubin: bytes, folder: Path) -> dict[str, int]:
+    """Registers and stack bytes (spills) of each thread."""
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin", dir=folder) as file:
+        file.write(cubin)
+        file.flush()
+        said = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    return {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", said)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("capabilities", nargs="+", type=int)
+    parser.add_argument("--resources", type=Path)
+    parser.add_argument("--only", default="")
+    arguments = parser.parse_args()
+    for name, (oldest, run) in LAUNCHES.items():
+        for capability in arguments.capabilities:
+            if capability < oldest or arguments.only not in name:
+                continue
+            for kernel in compiled(run, capability):
+                cubin = kernel.asm["cubin"]
+                line = {
+                    "launch": name,
+                    "kernel": kernel.metadata.name,
+                    "arch": capability,
+                    "cubin": len(cubin),
+                    "shared": kernel.metadata.shared,
+                    "warps": kernel.metadata.num_warps,
+                }
+                if arguments.resources:
+                    line |= resources(cubin, arguments.resources)
+                    stem = re.sub(r"\W+", "_", f"{name}_{kernel.metadata.name}_{capability}")
+                    for kind in ("ptx", "ttgir"):
+                        (arguments.resources / f"{stem}.{kind}").write_text(kernel.asm[kind])
+                    (arguments.resources / f"{stem}.cubin").write_bytes(cubin)
+                print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()
