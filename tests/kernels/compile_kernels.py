@@ -24,7 +24,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from speechgpt_gen.kernels.attention_call import Call
-from speechgpt_gen.kernels.gpu import attention, launch
+from speechgpt_gen.kernels.gpu import attention, launch, linear, norm
 
 META = torch.device("meta")
 BF16, FP8 = torch.bfloat16, torch.float8_e4m3fn
@@ -85,6 +85,30 @@ def attend(
     return run
 
 
+def multiply(rows: int, outputs: int, inputs: int, weights: torch.dtype, **options: Any) -> Callable[[], object]:
+    """One linear of a decode step."""
+
+    def run() -> object:
+        gated = options.get("gated", False)
+        weight = empty(outputs * (1 + gated), inputs, dtype=weights)
+        scales = empty(len(weight), dtype=torch.float32) if weights != BF16 else None
+        arguments = {"norm": None, "eps": 1e-5, "gated": gated, "residual": None, "counters": None}
+        if options.get("norm"):
+            arguments["norm"] = empty(inputs)
+        if options.get("residual"):
+            arguments["residual"] = empty(rows, outputs)
+        return linear.run(empty(rows, inputs), weight, scales, **arguments)
+
+    return run
+
+
+def modulate() -> object:
+    x, modulation = empty(2, 25, 1536), empty(1, 3, 1536)
+    return norm.norm(
+        x, branch=x, gate=modulation[:, 0], weight=modulation[:, 1], shift=modulation[:, 2], eps=1e-5, rms=False
+    )
+
+
 LAUNCHES: dict[str, tuple[int, Callable[[], object]]] = {
     # name: (oldest compute capability, what launches it)
     "attention, decode": (80, attend(1, 1, 32, 32, 128)),
@@ -95,6 +119,21 @@ LAUNCHES: dict[str, tuple[int, Callable[[], object]]] = {
     "attention, prefill, fp8": (89, attend(1, 64, 32, 32, 128, cache=FP8)),
     "attention, prefill, fp32": (80, attend(1, 64, 8, 2, 64, dtype=torch.float32, cache=torch.float32)),
     "attention, flow block": (80, attend(16, 25, 24, 24, 64, causal=False, window=(-1, -1), interleaved=True)),
+    "linear, qkv, bf16": (80, multiply(1, 12288, 4096, BF16, norm=True)),
+    "linear, qkv, fp8": (89, multiply(1, 12288, 4096, FP8, norm=True)),
+    "linear, gate and up, fp8": (89, multiply(1, 11008, 4096, FP8, norm=True, gated=True)),
+    "linear, gate and up, int8": (80, multiply(1, 11008, 4096, torch.int8, norm=True, gated=True)),
+    "linear, down, bf16": (80, multiply(1, 4096, 11008, BF16, residual=True)),
+    "linear, down, fp8": (89, multiply(1, 4096, 11008, FP8, residual=True)),
+    "linear, down, int8, 32 rows": (80, multiply(32, 4096, 11008, torch.int8, residual=True)),
+    "norm, RMS": (
+        80,
+        lambda: norm.norm(
+            empty(1, 1, 4096), branch=empty(1, 1, 4096), gate=None, weight=empty(4096), shift=None, eps=1e-5, rms=True
+        ),
+    ),
+    "norm, modulate": (80, modulate),
+    "SwiGLU": (80, lambda: norm.swiglu(empty(1, 2 * 11008))),
 }
 
 
