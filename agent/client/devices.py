@@ -20,6 +20,9 @@ _BACKLOG = samples(0.1)
 
 _BLOCK = samples(0.01)
 
+_LATENCY = 0.05
+"""Seconds of the sound card's own buffer. PortAudio's "low" is 9 ms, which Python on a busy machine does not keep."""
+
 
 class Microphone:
     """A `Source`: the sound card's microphone. Open while its `with` block lasts.
@@ -135,7 +138,9 @@ def _open(kind: str, device: str | int | None, callback: Any) -> Any:
             "sounddevice finds no PortAudio: install it (Debian: apt-get install libportaudio2)"
         ) from None
     return _run(
-        lambda: getattr(sounddevice, kind)(device=device, channels=1, dtype="float32", latency="low", callback=callback)
+        lambda: getattr(sounddevice, kind)(
+            device=device, channels=1, dtype="float32", latency=_LATENCY, callback=callback
+        )
     )
 
 
