@@ -36,7 +36,7 @@ LISTEN_SAMPLES = 8 * HOP
 
 _PROMPTS_KEPT = 8
 
-_SOUND_SEED = 0x736F756E64
+SOUND_SEED = 0x736F756E64
 """Makes the flow's noise another than that which drew the units: both are keyed by (seed, position, channel)."""
 
 
@@ -303,7 +303,7 @@ class Utterance:
         self._tokenizer = bundle.tokenizer
         self._device = bundle.device
         self._flow = flow
-        self._state = flow.open(seed ^ _SOUND_SEED, prompt)
+        self._state = flow.open(seed ^ SOUND_SEED, prompt)
         self._decoder = bundle.tokenizer.decoder_state(1)
 
     @torch.inference_mode()

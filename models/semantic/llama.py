@@ -148,7 +148,7 @@ class SemanticModel(nn.Module):
         """Join q|k|v and gate|up into one linear each: a decode step makes fewer, larger products. For inference only:
         the parameters' names change, so load before and save before."""
         for module in self.modules():
-            if isinstance(module, _Attention | _MLP):
+            if isinstance(module, _Attention | _MLP) and not module.fused:
                 module.fuse_()
         return self
 
@@ -235,9 +235,13 @@ class _Attention(nn.Module):
         return out
 
     def _project(self, x: Tensor) -> Sequence[Tensor]:
-        if hasattr(self, "qkv_proj"):
+        if self.fused:
             return torch.split(self.qkv_proj(x), self.sizes, dim=-1)
         return self.q_proj(x), self.k_proj(x), self.v_proj(x)
+
+    @property
+    def fused(self) -> bool:
+        return hasattr(self, "qkv_proj")
 
     def fuse_(self) -> None:
         self.qkv_proj = _joined(self.q_proj, self.k_proj, self.v_proj)
@@ -252,12 +256,16 @@ class _MLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if hasattr(self, "gate_up_proj"):
+        if self.fused:
             gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
         else:
             gate, up = self.gate_proj(x), self.up_proj(x)
         out: Tensor = self.down_proj(F.silu(gate) * up)
         return out
+
+    @property
+    def fused(self) -> bool:
+        return hasattr(self, "gate_up_proj")
 
     def fuse_(self) -> None:
         self.gate_up_proj = _joined(self.gate_proj, self.up_proj)

@@ -163,6 +163,11 @@ class SlotModel:
         return min(fitting, key=lambda shape: shape[0] * shape[1])
 
     @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """Shapes of a prefill pass that there are: (sequences, tokens of each)."""
+        return list(self._chunks)
+
+    @property
     def most_rows(self) -> int:
         """Chunks of the smallest length that one pass takes."""
         return max(rows for rows, tokens in self._chunks if tokens == SLACK)

@@ -7,8 +7,10 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from itertools import count
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +26,8 @@ from .listening import ListeningThread
 from .protocol import EngineInfo, Message, Request, Voice
 from .slots import Answer, Command, Listen, Slot, Turn, one_line
 from .speaking import SpeakingThread
+
+T = TypeVar("T")
 
 
 class LocalEngine:
@@ -51,8 +55,7 @@ class LocalEngine:
         self._precision = precision or ("int8" if device == "cpu" else "bfloat16")
         self._now = now
         self._ids = count(1)
-        self._changed = threading.Condition()
-        self._parts: _Parts | None = None
+        self._parts: Parts | None = None
         self._free: list[Slot] = []
         self._sessions: set[LocalSession] = set()
 
@@ -98,15 +101,15 @@ class LocalEngine:
 
     def send(self, slot: Slot, command: Command) -> None:
         """Queue a command; a new turn makes those before it void."""
-        with self._changed:
+        with slot.changed:
             if isinstance(command, Turn):
                 slot.inbox.clear()
             slot.inbox.append(command)
-            self._changed.notify()
+            slot.changed.notify()
 
-    def generation(self, request: Request) -> LocalGeneration:
+    def generation(self, request: Request, slot: Slot) -> LocalGeneration:
         """A new generation that wakes the threads when it is cancelled."""
-        return LocalGeneration(next(self._ids), request, self._now, self._cancelled)
+        return LocalGeneration(next(self._ids), request, self._now, lambda: self._cancelled(slot))
 
     def release(self, session: LocalSession, slot: Slot) -> None:
         """Take a slot back; what its threads still do for it is void."""
@@ -114,52 +117,80 @@ class LocalEngine:
         self.send(slot, Turn())
         self._free.append(slot)
 
-    def _cancelled(self) -> None:
-        with self._changed:
-            self._changed.notify()
+    def _cancelled(self, slot: Slot) -> None:
+        with slot.changed:
+            slot.changed.notify()
         if (parts := self._parts) is not None:
             parts.speaking.forget()
 
     @property
-    def _running(self) -> _Parts:
+    def _running(self) -> Parts:
         if self._parts is None:
             raise EngineError("the engine is not running: start it first")
         return self._parts
 
-    def _build(self) -> _Parts:
+    def _build(self) -> Parts:
         bundle = self._source
         if not isinstance(bundle, Bundle):
             bundle = load_bundle(bundle, self._device, self._precision)
         if bundle.device.type == "cpu":
-            # Two threads of one core each: with more, OpenMP's barriers make each wait for the other's cores.
+            # Threads of one core each: with more, OpenMP's barriers make each wait for the other's cores.
             torch.set_num_threads(1)
-        speaker = Speaker(bundle)
-        speaking = SpeakingThread(speaker)
-        slots = [Slot(bundle, speaking.speak, self._now) for _ in range(self._count)]
-        parts = _Parts(bundle, slots, ListeningThread(slots, self._changed, self._now), speaking)
-        _warm_up(bundle, speaker)
+        return self._assemble(bundle)
+
+    def _assemble(self, bundle: Bundle) -> Parts:
+        """Threads and slots over a bundle, warmed up and running."""
+        speaking, changed = SpeakingThread(Speaker(bundle)), threading.Condition()
+        slots = [Slot(bundle, speaking.speak, self._now, changed) for _ in range(self._count)]
+        parts = Parts(bundle, slots, [ListeningThread(slots, changed, self._now)], speaking)
+        warm_up(bundle, Listener(bundle), Speaker(bundle).open(bundle.voice(None), 0).speak)
         parts.start()
         return parts
 
 
-class _Parts:
-    """What exists while the engine runs."""
+class Sounding(Protocol):
+    """A thread that makes sound: SpeakingThread, or its batch twin."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def call(self, function: Callable[[], T]) -> Future[T]: ...
+
+    def forget(self) -> None: ...
+
+
+class Stoppable(Protocol):
+    """A thread."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class Parts:
+    """What exists while the engine runs. others: threads that the listening ones wait for, so they stop first."""
 
     def __init__(
-        self, bundle: Bundle, slots: Sequence[Slot], listening: ListeningThread, speaking: SpeakingThread
+        self,
+        bundle: Bundle,
+        slots: Sequence[Slot],
+        listening: Sequence[ListeningThread],
+        speaking: Sounding,
+        others: Sequence[Stoppable] = (),
     ) -> None:
         self.bundle = bundle
         self.slots = slots
-        self.listening = listening
         self.speaking = speaking
+        self._threads = (*others, *listening, speaking)
 
     def start(self) -> None:
-        self.listening.start()
-        self.speaking.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        self.listening.stop()
-        self.speaking.stop()
+        for thread in self._threads:
+            thread.stop()
 
 
 class LocalSession:
@@ -194,7 +225,7 @@ class LocalSession:
         slot = self._open_slot
         self._cancel()
         seed = secrets.randbits(63) if request.seed is None else request.seed
-        self._generation = self._engine.generation(request)
+        self._generation = self._engine.generation(request, slot)
         self._engine.send(slot, Answer(self._generation, self._voice, seed))
         return self._generation
 
@@ -218,20 +249,21 @@ class LocalSession:
         return self._slot
 
 
-def _warm_up(bundle: Bundle, speaker: Speaker) -> None:
-    """Hear and say something once: what is broken shows now, and the first listener doesn't pay for first calls."""
+def warm_up(bundle: Bundle, listener: Listener, speak: Callable[[Sequence[int]], object]) -> None:
+    """Hear and say something once: what is broken shows now, and the first listener doesn't pay for first calls.
+
+    speak: makes sound of a block of units and raises an EngineError for numbers that are not finite.
+    """
     try:
-        listener = Listener(bundle)
         noise = 0.01 * np.random.default_rng(0).standard_normal(SAMPLE_RATE)
         listener.listen(noise.astype(np.float32))
         for _ in listener.transcribe():
             pass
-        utterance = speaker.open(bundle.voice(None), 0)
         said = listener.say("hello", seed=0)
         units = [piece.index for piece, _ in zip(said, range(40), strict=False) if isinstance(piece, Unit)]
         said.close()
         schedule = bundle.config.blocks
         for length in (schedule.size(0), schedule.longest):
-            utterance.speak((units + [0] * length)[:length])
+            speak((units + [0] * length)[:length])
     except Exception as error:
         raise EngineError(f"the engine's warm-up failed: {one_line(error)}") from error

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ...models.bundle import Bundle
 from ...models.errors import SpeechGPTGenError
 from ...models.generation import Answering, BlockCutter, Listener
 from ...models.semantic import pieces
+from ...models.semantic.decoder import Decoder
 from .generation import LocalGeneration
 from .protocol import Message, Request, Text, Transcript, Voice, Word
 
@@ -80,17 +83,27 @@ class _Running:
 
 
 class Slot:
-    """One conversation on the language model's thread. Only `inbox` is touched by others, under the engine's lock.
+    """One conversation on the language model's thread. Only `inbox` is touched by others, holding `changed`.
 
-    speak: takes a SpeechJob to the speaking thread. now: seconds, monotonic.
+    speak: takes a SpeechJob to the speaking thread. now: seconds, monotonic. changed: what the slot's thread waits for.
+    decoder: the slot's own sequence of the semantic model, by default one that has the model to itself.
     """
 
-    def __init__(self, bundle: Bundle, speak: Callable[[SpeechJob], None], now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        speak: Callable[[SpeechJob], None],
+        now: Callable[[], float],
+        changed: threading.Condition,
+        decoder: Decoder | None = None,
+    ) -> None:
         self.inbox: deque[Command] = deque()
+        self.changed = changed
+        self._decoder = decoder
         self._bundle = bundle
         self._speak = speak
         self._now = now
-        self._listener = Listener(bundle)
+        self._listener = Listener(bundle, decoder)
         self._turn = Turn()
         self._samples = 0
         self._broken: str | None = None
@@ -241,7 +254,7 @@ class Slot:
             self._idle = True
         if not isinstance(error, SpeechGPTGenError):
             # Nobody knows what state the error left behind.
-            self._listener = Listener(self._bundle)
+            self._listener = Listener(self._bundle, self._decoder)
 
     def _due_running(self, running: _Running) -> float:
         generation = running.answer.generation
@@ -256,6 +269,9 @@ class Slot:
 
 def one_line(error: Exception) -> str:
     """What a listener is told of an error; one that is not the user's is logged with its traceback."""
+    if isinstance(error, torch.OutOfMemoryError):
+        log.error("the device's memory is full", exc_info=error)
+        return "the device's memory is full: run with fewer slots or a shorter context"
     if not isinstance(error, SpeechGPTGenError):
         log.error("the engine failed", exc_info=error)
         return " ".join(f"internal error: {type(error).__name__}: {error}".split())

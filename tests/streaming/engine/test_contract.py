@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from speechgpt_gen.models.bundle import load_bundle
 from speechgpt_gen.models.errors import AudioError, ConfigError, EngineError, EngineFullError
+from speechgpt_gen.streaming.engine.batched import BatchedEngine
 from speechgpt_gen.streaming.engine.fake import FakeEngine
 from speechgpt_gen.streaming.engine.local import LocalEngine
 from speechgpt_gen.streaming.engine.protocol import (
@@ -29,6 +30,7 @@ from speechgpt_gen.streaming.engine.protocol import (
 MAKERS: dict[str, Callable[[], Engine]] = {
     "fake": lambda: FakeEngine(words=4, slots=2),
     "local": lambda: LocalEngine(load_bundle("tiny"), slots=2),
+    "batched": lambda: BatchedEngine(load_bundle("tiny"), slots=2, device="cpu", buckets=(2,)),
 }
 SAY = Request("say", "Hello there", seed=1, max_seconds=2.0)
 REPLY = Request(seed=7, max_seconds=1.0)

@@ -1,0 +1,152 @@
+"""The engine of one GPU: every conversation's tokens and sound in shared batches of captured graphs.
+
+Three kinds of threads: one per conversation, which hears, writes and decides (the same code as on the CPU); the
+decoding thread with the semantic model; the sounding thread with the perceptual model and the speech tokenizer. On a
+CPU the graphs are plain calls and everything else is the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ...kernels.graph import Lane
+from ...kernels.selection import attention_backend
+from ...models.bundle import Bundle
+from ...models.errors import EngineError
+from ...models.generation import Listener
+from ...models.semantic.decoder import Draws
+from ...models.semantic.grammar import Grammar, Phase
+from ...models.semantic.sampling import SamplingOptions
+from ...models.semantic.slots import SlotModel, SlotOptions, Start
+from ...models.sound import SoundSlots
+from .capacity import Load, admitted, median_seconds
+from .decoding import DecodeLoop
+from .listening import ListeningThread
+from .local import LocalEngine, Parts, warm_up
+from .slots import Slot
+from .sounding import SoundLoop
+
+log = logging.getLogger(__name__)
+
+SOUND_ROWS = 16
+"""Blocks of one batch at most: beyond so many a solve is no longer bound by its weights."""
+
+
+class BatchedEngine(LocalEngine):
+    """Engine over a bundle, for many conversations at once.
+
+    context: tokens that one conversation can hold, by default what the model was made for. buckets: batch sizes to
+    capture, by default powers of two up to `slots`; with a single one, a conversation's numbers do not depend on how
+    many others there are, to the last bit. measure: take no more conversations than the machine keeps up with, as
+    measured at the start; by default on a GPU. The rest as for LocalEngine.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle | str | Path,
+        slots: int = 8,
+        *,
+        device: str = "cuda",
+        precision: str | None = None,
+        now: Callable[[], float] = time.monotonic,
+        context: int | None = None,
+        buckets: tuple[int, ...] | None = None,
+        measure: bool | None = None,
+    ) -> None:
+        super().__init__(bundle, slots, device=device, precision=precision or "bfloat16", now=now)
+        self._context = context
+        self._buckets = buckets
+        self._measure = measure
+        self.loads: list[Load] = []
+        """What was measured at the start."""
+        self.capture_seconds = 0.0
+        """Seconds that capturing and warming up took."""
+
+    def _assemble(self, bundle: Bundle) -> Parts:
+        bundle.semantic.fuse_()
+        began = time.perf_counter()
+        context = self._context or bundle.semantic.config.max_position_embeddings
+        options = SlotOptions.of(self._count, context)
+        if self._buckets is not None:
+            options = SlotOptions(self._count, context, self._buckets, options.burst)
+        device = bundle.device
+        able = attention_backend(device) != "torch"
+        if device.type == "cuda" and not able:
+            log.warning("no CUDA graphs for decoding: torch's attention over a cache looks at lengths on the host")
+        decoding = Lane(device, capture=able)
+        model = SlotModel(bundle.semantic, Grammar(bundle.vocabulary), options, decoding)
+        sounding = Lane(device, urgent=True)
+        sizes = sorted({min(size, SOUND_ROWS) for size in options.buckets})
+        sound = SoundSlots(bundle, sounding, slots=self._count, buckets=sizes)
+        model.capture()
+        sound.capture()
+        if self._measure if self._measure is not None else device.type == "cuda":
+            self._admit(bundle, model, sound)
+        self.capture_seconds = time.perf_counter() - began
+        decode, speak = DecodeLoop(model), SoundLoop(sound, self._count)
+
+        def say(units: Sequence[int]) -> None:
+            sound.open(0, bundle.voice(None), 0)
+            if not np.isfinite(sound.speak([(0, units)])[0]).all():
+                raise EngineError("the sound is not finite: the model's weights are broken")
+
+        slots = [
+            Slot(bundle, speak.speak, self._now, threading.Condition(), decode.decoder(index))
+            for index in range(self._count)
+        ]
+        listening = [ListeningThread([slot], slot.changed, self._now) for slot in slots]
+        parts = Parts(bundle, slots, listening, speak, (decode,))
+        parts.start()
+        try:
+            warm_up(bundle, Listener(bundle, decode.decoder(0)), lambda units: speak.call(lambda: say(units)).result())
+        except BaseException:
+            parts.stop()
+            raise
+        return parts
+
+    def _admit(self, bundle: Bundle, model: SlotModel, sound: SoundSlots) -> None:
+        """Find out how many conversations at once the machine keeps up with."""
+        self.loads = measure_loads(bundle, model, sound, self._now)
+        able = admitted(self.loads, self._count)
+        if able < self._count:
+            log.warning(
+                "this machine keeps up with %d conversations at once, not %d: taking so many", able, self._count
+            )
+            self._count = able
+
+
+def measure_loads(bundle: Bundle, model: SlotModel, sound: SoundSlots, now: Callable[[], float]) -> list[Load]:
+    """What every batch size takes at half the context, on idle lanes whose slots nobody uses."""
+    half = model.options.capacity // 2
+    voice, longest = bundle.voice(None), bundle.config.blocks.longest
+    loads = []
+    for size in model.options.buckets:
+        rows = list(range(size))
+        blocks = [(row, [0] * longest) for row in rows[: sound.buckets[-1]]]
+        batches = -(-size // sound.buckets[-1])
+
+        def burst(rows: list[int] = rows) -> None:
+            model.burst(rows).take()
+
+        with model.lane.entered(), torch.inference_mode():
+            steps = model.options.burst.get(size, 1)
+            for row in rows:
+                model.set(row, Start(half, Phase.SOUND_FIRST, Draws(SamplingOptions(), row), token=0))
+            token = median_seconds(burst, now) / steps
+        with sound.lane.entered(), torch.inference_mode():
+            for row, _ in blocks:
+                sound.open(row, voice, 0)
+
+            def speak(blocks: list[tuple[int, list[int]]] = blocks) -> None:
+                sound.speak(blocks)
+
+            block = median_seconds(speak, now) * batches
+        loads.append(Load(size, token, block, longest))
+    return loads

@@ -1,0 +1,363 @@
+"""The decoding thread: what many conversations ask of one language model, in passes and bursts that they share.
+
+Each conversation runs on a thread of its own and sees a `Decoder`; its calls become passes (fill, score) and streams
+(draw) here. Every cycle makes one pass, answers' beginnings first, then one burst for all streams, so a new turn waits
+for at most one burst and nobody starves. Joining and leaving happen between bursts and change no graph.
+
+An error ends what caused it: a pass or burst that fails is repeated for each of its sequences alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from queue import SimpleQueue
+
+import torch
+
+from ...models.errors import EngineError
+from ...models.semantic.decoder import Draws, Score
+from ...models.semantic.grammar import NEVER, Grammar, Phase
+from ...models.semantic.slots import BROKEN, SLACK, Chunk, SlotModel, Start
+from .slots import one_line
+
+log = logging.getLogger(__name__)
+
+AHEAD = 32
+"""Tokens that a stream may be drawn ahead of the conversation that takes them."""
+
+_HOPELESS = 5
+"""Errors in a row, with no success between, after which the device is given up."""
+
+
+@dataclass(eq=False)
+class _Pass:
+    """Tokens to feed at `start`; the last `scored` of them want a score. `stream` draws after them."""
+
+    slot: int
+    start: int
+    tokens: list[int]
+    stop: int
+    scored: int = 0
+    stream: _Stream | None = None
+    codes: list[int] = field(default_factory=list)
+    done: SimpleQueue[Exception | None] = field(default_factory=SimpleQueue)
+
+    def fail(self, error: Exception) -> None:
+        self.done.put(error)
+        if self.stream is not None:
+            self.stream.give([], error)
+
+
+class _Stream:
+    """Tokens that a slot draws: where it is, and those not yet taken."""
+
+    def __init__(self, slot: int, start: Start) -> None:
+        self.slot = slot
+        self.at = start
+        self.ended = False
+        self.closed = False
+        self.unread = 0
+        self._given: SimpleQueue[tuple[list[int], Exception | None, bool]] = SimpleQueue()
+
+    def receive(self, codes: Sequence[int], grammar: Grammar, *, fed: bool) -> None:
+        """Follow what the device drew. fed: each token but the last is in the memory already, as in a burst."""
+        tokens: list[int] = []
+        for code in codes:
+            if code == BROKEN:
+                return self.give(tokens, EngineError("the model's numbers are not finite: its weights are broken"))
+            if code < 0:
+                self.ended = True  # the memory is full; an idle step comes after an end only
+                break
+            at = self.at
+            phase, count = grammar.follow(at.phase, at.count, code)
+            tokens.append(code)
+            self.at = replace(
+                at, token=code, phase=phase, count=count, made=at.made + 1, length=at.length + (1 if fed else 0)
+            )
+            fed = True
+            if phase == NEVER:
+                self.ended = True
+                break
+        self.give(tokens, None)
+
+    def give(self, tokens: list[int], error: Exception | None) -> None:
+        self.ended = self.ended or error is not None
+        self.unread += len(tokens)
+        self._given.put((tokens, error, self.ended))
+
+    def take(self) -> tuple[list[int], bool]:
+        """The next tokens, and whether they were the last; blocks. Raises what ended the stream."""
+        tokens, error, last = self._given.get()
+        if error is not None:
+            raise error
+        return tokens, last
+
+
+class DecodeLoop:
+    """The thread that owns a SlotModel."""
+
+    def __init__(self, model: SlotModel) -> None:
+        self.model = model
+        self._changed = threading.Condition()
+        self._passes: deque[_Pass] = deque()
+        self._making: list[_Pass] = []
+        self._streams: dict[int, _Stream] = {}
+        self._stopping = False
+        self._failures = 0
+        self._thread = threading.Thread(target=self._run, name="speechgpt-gen decoding", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after its present cycle, and whoever waits for it with an EngineError."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._fail_all(EngineError("the engine has been stopped"))
+
+    def decoder(self, slot: int) -> SlotDecoder:
+        """The decoder that is slot `slot`."""
+        return SlotDecoder(self, slot)
+
+    @property
+    def capacity(self) -> int:
+        return self.model.options.capacity
+
+    # Called on the conversations' threads
+
+    def submit(self, wanted: _Pass) -> None:
+        """Queue a pass. Raises EngineError when its tokens do not fit or nobody works any more."""
+        end = wanted.start + len(wanted.tokens)
+        if end > self.capacity:
+            raise EngineError(
+                f"the conversation is longer than the model's {self.capacity} positions "
+                f"({wanted.start} used, {len(wanted.tokens)} more wanted); start a new turn or ask for a shorter answer"
+            )
+        with self._changed:
+            if self._stopping or self._failures >= _HOPELESS:
+                raise EngineError("the engine's decoding has stopped working: restart the server")
+            self._passes.append(wanted)
+            self._changed.notify()
+
+    def took(self, stream: _Stream, count: int) -> None:
+        """A conversation has taken tokens: there may be room for more."""
+        with self._changed:
+            before, stream.unread = stream.unread, stream.unread - count
+            if before >= AHEAD > stream.unread:
+                self._changed.notify()
+
+    def close(self, stream: _Stream) -> None:
+        """Nobody wants more of a stream: its slot is free from the next burst on."""
+        with self._changed:
+            stream.closed = True
+            if self._streams.get(stream.slot) is stream:
+                del self._streams[stream.slot]
+
+    # The thread
+
+    def _run(self) -> None:
+        if self.model.lane.device.type == "cpu":
+            torch.set_num_threads(1)
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopping or self._passes or self._running())
+                if self._stopping:
+                    return
+            try:
+                with self.model.lane.entered(), torch.inference_mode():
+                    self.cycle()
+                self._failures = 0
+            except BaseException as error:  # whatever it is, the thread lives on and the others are told
+                log.exception("a cycle of the decoding thread failed")
+                self._failures += 1
+                self._fail_all(EngineError(f"the engine's decoding failed: {' '.join(str(error).split())}"))
+
+    def cycle(self) -> None:
+        """One pass, if any waits, and one burst, if any stream runs."""
+        with self._changed:
+            self._making = self._choose()
+        if self._making:
+            self._make(self._making)
+        with self._changed:
+            self._making = []
+            streams = self._running()
+        if streams:
+            self._burst(streams)
+
+    def _running(self) -> list[_Stream]:
+        return [stream for stream in self._streams.values() if stream.unread < AHEAD]
+
+    def _choose(self) -> list[_Pass]:
+        """Whose tokens go into the next pass: beginnings of answers before the rest, each in order of arrival."""
+        self._passes = deque(each for each in self._passes if each.stream is None or not each.stream.closed)
+        if not self._passes:
+            return []
+        waiting = sorted(self._passes, key=lambda each: each.stream is None)  # stable
+        first = waiting[0]
+        short = [each for each in waiting if len(each.tokens) <= SLACK]
+        chosen = short[: self.model.most_rows] if first in short else [first]
+        for each in chosen:
+            self._passes.remove(each)
+        return chosen
+
+    def _make(self, passes: Sequence[_Pass]) -> None:
+        try:
+            codes = self._pass(passes)
+        except Exception as error:
+            if len(passes) > 1:
+                for each in passes:
+                    self._make([each])
+                return
+            passes[0].fail(_told(error))
+            return
+        for each, (taken, told) in zip(passes, codes, strict=True):
+            self._settle(each, taken, told)
+
+    def _pass(self, passes: Sequence[_Pass]) -> list[tuple[int, list[int]]]:
+        """Tokens taken of each, and what the device says."""
+        chunks = []
+        for each in passes:
+            count = self._fitting(each)
+            if each.stream is not None and count == len(each.tokens):
+                self.model.set(each.slot, each.stream.at)
+            chunks.append(Chunk(each.slot, each.start, each.tokens[:count], each.stop))
+        told = self.model.prefill(chunks).take()[0].tolist()
+        return [(len(chunk.tokens), row) for chunk, row in zip(chunks, told, strict=True)]
+
+    def _fitting(self, wanted: _Pass) -> int:
+        """Tokens of the next chunk: the padding of its shape must fit into the slot as well."""
+        room = self.capacity + SLACK - wanted.start
+        lengths = [length for rows, length in self.model.shapes if rows == 1 and length <= room]
+        return min(len(wanted.tokens), max(lengths))
+
+    def _settle(self, wanted: _Pass, taken: int, told: list[int]) -> None:
+        wanted.codes += told[:taken]
+        wanted.start += taken
+        del wanted.tokens[:taken]
+        if wanted.tokens:
+            with self._changed:
+                self._passes.append(wanted)
+            return
+        stream = wanted.stream
+        if stream is not None:
+            with self._changed:
+                if not stream.closed:
+                    self._streams[stream.slot] = stream
+            self._receive(stream, told[-1:])
+        wanted.done.put(None)
+
+    def _burst(self, streams: Sequence[_Stream]) -> None:
+        try:
+            told = self.model.burst([stream.slot for stream in streams]).take()[0]
+        except Exception as error:
+            if len(streams) == 1:
+                self._receive(streams[0], _told(error))
+                return
+            # The host knows where each of them was: it is set back to there, and tried alone.
+            for stream in streams:
+                self.model.set(stream.slot, stream.at)
+                self._burst([stream])
+            return
+        for row, stream in enumerate(streams):
+            self._receive(stream, told[:, row].tolist(), fed=True)
+
+    def _receive(self, stream: _Stream, codes: Sequence[int] | Exception, *, fed: bool = False) -> None:
+        with self._changed:
+            if stream.closed:
+                return
+            if isinstance(codes, Exception):
+                stream.give([], codes)
+            else:
+                stream.receive(codes, self.model.grammar, fed=fed)
+            if stream.ended and self._streams.get(stream.slot) is stream:
+                del self._streams[stream.slot]
+
+    def _fail_all(self, error: EngineError) -> None:
+        with self._changed:
+            passes, streams = [*self._making, *self._passes], list(self._streams.values())
+            self._making = []
+            self._passes.clear()
+            self._streams.clear()
+        for each in passes:
+            each.fail(error)
+        for stream in streams:
+            stream.give([], error)
+
+
+class SlotDecoder:
+    """One slot of a DecodeLoop as a `Decoder`: its calls block the conversation's thread, never the decoding thread.
+
+    What is fed waits until something is asked of it: fewer passes, and what is taken back first costs nothing.
+    """
+
+    def __init__(self, loop: DecodeLoop, slot: int) -> None:
+        self._loop = loop
+        self._slot = slot
+        self._start = 0
+        self._waiting: list[int] = []
+
+    @property
+    def grammar(self) -> Grammar:
+        return self._loop.model.grammar
+
+    @property
+    def capacity(self) -> int:
+        return self._loop.capacity
+
+    def feed(self, start: int, tokens: Sequence[int]) -> None:
+        self._go_back(start)
+        if not self._waiting:
+            self._start = start
+        self._waiting += tokens
+        if self._start + len(self._waiting) > self.capacity:
+            self._ask(_Pass(self._slot, *self._taken(), self.grammar.vocabulary.eoh))
+
+    def score(self, start: int, tokens: Sequence[int], stop: int) -> list[Score]:
+        self.feed(start, tokens)
+        wanted = _Pass(self._slot, *self._taken(), stop, len(tokens))
+        self._ask(wanted)
+        return [Score(code // 2, bool(code % 2)) for code in wanted.codes[-len(tokens) :]]
+
+    def draw(self, start: int, tokens: Sequence[int], phase: Phase, draws: Draws) -> Iterator[int]:
+        self.feed(start, tokens)
+        at, waiting = self._taken()
+        begin = Start(at + len(waiting), int(phase), replace(draws), made=draws.made)
+        stream = _Stream(self._slot, begin)
+        try:
+            self._loop.submit(_Pass(self._slot, at, waiting, self.grammar.vocabulary.eoh, stream=stream))
+            last = False
+            while not last:
+                given, last = stream.take()
+                for token in given:
+                    draws.made += 1
+                    yield token
+                self._loop.took(stream, len(given))
+        finally:
+            self._loop.close(stream)
+
+    def _taken(self) -> tuple[int, list[int]]:
+        waiting, self._waiting = self._waiting, []
+        return self._start, waiting
+
+    def _go_back(self, start: int) -> None:
+        """Take back what waits from position `start` on."""
+        if self._waiting:
+            del self._waiting[max(0, start - self._start) :]
+
+    def _ask(self, wanted: _Pass) -> None:
+        self._loop.submit(wanted)
+        error = wanted.done.get()
+        if error is not None:
+            raise error
+
+
+def _told(error: Exception) -> EngineError:
+    """What a conversation is told of an error on the device."""
+    return error if isinstance(error, EngineError) else EngineError(one_line(error))
