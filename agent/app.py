@@ -23,6 +23,8 @@ from ..models.errors import SpeechGPTGenError
 from ..streaming.clock import Clock, RealClock
 from ..streaming.engine.protocol import Engine
 from . import metrics
+from .brain.chat import ChatModel
+from .brain.engine import BrainEngine
 from .client_secrets import ClientSecrets
 from .doors import Doors
 from .http import routes as http_audio
@@ -46,7 +48,8 @@ class Server:
     """
 
     def __init__(self, engine: Engine, settings: Settings, clock: Clock) -> None:
-        self.engine = VoiceBook(engine, settings.max_voices)
+        thinking = BrainEngine(engine, ChatModel(settings), clock) if settings.brain is not None else engine
+        self.engine = VoiceBook(thinking, settings.max_voices)
         self.settings = settings
         self.clock = clock
         self.keys = Keys(settings.token, clock)

@@ -115,6 +115,7 @@ _CLIENT_EVENTS: dict[str, type[ClientEvent]] = {
 _UNION_STEPS = {
     *("message", "function_call", "function_call_output", "item_reference"),
     *("server_vad", "semantic_vad", "audio/pcm", "audio/pcmu", "audio/pcma"),
+    *("functionchoice", "literal['auto','none','required']"),
     *("int", "constrained-int", "literal['inf']", "str", "dict[str,any]"),
 }
 

@@ -55,7 +55,7 @@ class ClientSecrets:
             raise event_error(error) from None
         info = self._engine.info
         first = first_session(self._settings, info.name, self._settings.voice or info.voices[0])
-        session = updated_session(first, wanted.session, info.voices)
+        session = updated_session(first, wanted.session, info)
         seconds = wanted.expires_after.seconds
         return JSONResponse(
             {

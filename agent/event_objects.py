@@ -127,11 +127,28 @@ class SessionAudio(Object):
     output: AudioOutput = Field(default_factory=AudioOutput)
 
 
-class Session(Object):
-    """The whole session, as echoed by session.created and session.updated.
+class FunctionTool(Object):
+    """A function that the model may ask the client to call. parameters: JSON Schema of its arguments."""
 
-    tools and tool_choice are kept and echoed, but the models of this server call none.
-    """
+    type: Literal["function"] = "function"
+    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: Ignored = None
+
+
+class FunctionChoice(Object):
+    """The one function that must be called."""
+
+    type: Literal["function"] = "function"
+    name: str
+
+
+ToolChoice = Literal["auto", "none", "required"] | FunctionChoice
+
+
+class Session(Object):
+    """The whole session, as echoed by session.created and session.updated."""
 
     type: Literal["realtime"] = "realtime"
     object: Literal["realtime.session"] = "realtime.session"
@@ -142,8 +159,8 @@ class Session(Object):
     output_modalities: list[Modality] = Field(["audio"], min_length=1, max_length=1)
     audio: SessionAudio = Field(default_factory=SessionAudio)
     max_output_tokens: Annotated[int, Field(ge=1)] | Literal["inf"] = "inf"
-    tools: list[dict[str, Any]] = Field(default_factory=list)
-    tool_choice: str | dict[str, Any] = "auto"
+    tools: list[FunctionTool] = Field(default_factory=list, max_length=128)
+    tool_choice: ToolChoice = "auto"
     parallel_tool_calls: Ignored = None
     reasoning: Ignored = None
     tracing: Ignored = None
@@ -197,7 +214,7 @@ class MessageItem(Object):
 
 
 class FunctionCallItem(Object):
-    """A function call, kept for clients that replay a conversation held elsewhere."""
+    """A function call that the model made."""
 
     id: str = ""
     object: Literal["realtime.item"] = "realtime.item"
@@ -209,7 +226,7 @@ class FunctionCallItem(Object):
 
 
 class FunctionCallOutputItem(Object):
-    """The result of a function call, kept likewise."""
+    """The result of a function call, which the client brings."""
 
     id: str = ""
     object: Literal["realtime.item"] = "realtime.item"
@@ -310,8 +327,8 @@ class ResponseOptions(Object):
     max_output_tokens: Annotated[int, Field(ge=1)] | Literal["inf"] | None = None
     metadata: dict[str, str] | None = Field(None, max_length=16)
     audio: ResponseAudio | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tools: Annotated[list[FunctionTool], Field(max_length=128)] | None = None
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: Ignored = None
     reasoning: Ignored = None
     prompt: Unsupported = None

@@ -1,8 +1,7 @@
 """Every event of the OpenAI Realtime protocol (GA names) that this server sends, defined once.
 
-Of the protocol these are never sent, and so not defined: `rate_limits.updated`, `mcp_*`,
-`response.function_call_arguments.*` and `response.mcp_*` (no tools), `...transcription.segment` (no diarisation),
-`input_audio_buffer.timeout_triggered` and `.dtmf_event_received`.
+Of the protocol these are never sent, and so not defined: `rate_limits.updated`, `mcp_*` and `response.mcp_*`,
+`...transcription.segment` (no diarisation), `input_audio_buffer.timeout_triggered` and `.dtmf_event_received`.
 """
 
 from __future__ import annotations
@@ -236,6 +235,26 @@ class OutputTranscriptDelta(PartEvent):
 class OutputTranscriptDone(PartEvent):
     type: Literal["response.output_audio_transcript.done"] = "response.output_audio_transcript.done"
     transcript: str
+
+
+class ArgumentsEvent(ServerEvent):
+    """Base of what happens to the arguments of one function call."""
+
+    response_id: str
+    item_id: str
+    output_index: int
+    call_id: str
+
+
+class ArgumentsDelta(ArgumentsEvent):
+    type: Literal["response.function_call_arguments.delta"] = "response.function_call_arguments.delta"
+    delta: str
+
+
+class ArgumentsDone(ArgumentsEvent):
+    type: Literal["response.function_call_arguments.done"] = "response.function_call_arguments.done"
+    name: str
+    arguments: str
 
 
 class OutputAudioDelta(PartEvent):

@@ -80,6 +80,25 @@ class Settings(BaseSettings):
         30.0, gt=0, le=100, description="Longest answer in seconds: a model that rambles is stopped."
     )
 
+    # An outside brain
+    brain: str | None = Field(
+        None, description="Let a chat model think: base URL of an OpenAI-compatible server (http://host/v1)."
+    )
+    brain_model: str | None = Field(None, description="Name of the model that the brain runs.")
+    brain_key: SecretStr | None = Field(None, description="API key for the brain, where it wants one.")
+    brain_prompt: str = Field(
+        "You are a voice assistant: your words are spoken aloud. Answer in one to three short sentences of plain "
+        "English, without lists, markup or emoji.",
+        description="Told to the brain before the session's instructions.",
+    )
+    brain_timeout_s: float = Field(
+        10.0, gt=0, description="Longest silence of the brain: to its first word, retries included, and between words."
+    )
+    brain_retries: int = Field(
+        2, ge=0, le=10, description="Attempts after the first when the brain is away or busy, each after a longer wait."
+    )
+    brain_history_turns: int = Field(30, ge=0, description="Earlier turns the brain is shown.")
+
     # Turns
     vad: Literal["webrtc", "silero"] = Field("silero", description="Voice activity detector: webrtc is lighter.")
     vad_threshold: float = Field(0.5, ge=0, le=1, description="Speech probability above which a frame is speech.")
@@ -140,6 +159,11 @@ class Settings(BaseSettings):
         description="Who may connect by Wyoming, which knows no passwords: addresses or networks (192.168.1.0/24).",
     )
     wyoming_announce: bool = Field(False, description="Announce Wyoming on the local network, for Home Assistant.")
+
+    @property
+    def shown_turns(self) -> int:
+        """Earlier turns that whoever answers is shown."""
+        return self.history_turns if self.brain is None else self.brain_history_turns
 
     @classmethod
     def settings_customise_sources(

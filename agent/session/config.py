@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ...streaming.engine.protocol import EngineInfo
 from ...streaming.turns import TurnOptions
 from ..client_events import event_error
 from ..event_objects import (
@@ -20,6 +21,7 @@ from ..event_objects import (
 )
 from ..events import EventError
 from ..settings import Settings
+from .calls import check_tools
 from .endpointing import silence_ms
 
 _FIXED = {"id", "object", "model", "expires_at"}
@@ -49,7 +51,7 @@ def first_session(settings: Settings, model: str, voice: str) -> Session:
     )
 
 
-def updated_session(session: Session, update: dict[str, Any], voices: tuple[str, ...]) -> Session:
+def updated_session(session: Session, update: dict[str, Any], info: EngineInfo) -> Session:
     """The session with a client's changes, or an EventError that names the field at fault; nothing changes then."""
     if update.get("type", "realtime") != "realtime":
         raise EventError("invalid_value", "only sessions of type 'realtime' are served", "session.type")
@@ -59,7 +61,8 @@ def updated_session(session: Session, update: dict[str, Any], voices: tuple[str,
     except ValidationError as error:
         raise event_error(error, prefix="session") from None
     output = merged.audio.output
-    output.voice = known_voice(output.voice, voices, session.audio.output.voice, "session.audio.output.voice")
+    check_tools(merged.tools, info, "session.tools")
+    output.voice = known_voice(output.voice, info.voices, session.audio.output.voice, "session.audio.output.voice")
     return merged
 
 

@@ -24,6 +24,7 @@ from ..client_events import ClientEvent, parse_client_event
 from ..event_objects import ResponseOptions, Session, new_id
 from ..events import EventError, ServerEvent
 from ..settings import Settings
+from .calls import check_item, check_tools
 from .codec import AudioDecoder
 from .config import first_session, updated_session
 from .floor import Floor
@@ -91,7 +92,7 @@ class Conversation:
         voice = self._settings.voice or info.voices[0]
         self._session = first_session(self._settings, info.name, voice)
         for change in changes:
-            self._session = updated_session(self._session, change, info.voices)
+            self._session = updated_session(self._session, change, info)
         self._slot = await self._engine.open(voice=voice)
         self._decoder = AudioDecoder(self._session.audio.input.format)
         websocket = self._transport == "websocket"
@@ -283,12 +284,16 @@ class Conversation:
                 raise EventError("invalid_value", "spoken items have one content part, of index 0", "content_index")
             self._floor.truncate(self._items.get(event.item_id), event.audio_end_ms)
         elif isinstance(event, asked.ResponseCreate):
-            self._floor.respond(event.response or ResponseOptions())
+            options = event.response or ResponseOptions()
+            check_tools(options.tools, self._engine.info, "response.tools")
+            for index, given in enumerate(options.input or ()):
+                check_item(given, self._engine.info, f"response.input[{index}].type")
+            self._floor.respond(options)
         elif isinstance(event, asked.ResponseCancel):
             self._floor.cancel(event.response_id)
 
     def _update_session(self, event: asked.SessionUpdate) -> None:
-        session: Session = updated_session(self._session, event.session, self._engine.info.voices)
+        session: Session = updated_session(self._session, event.session, self._engine.info)
         if session.audio.input.format != self._session.audio.input.format:
             self._decoder = AudioDecoder(session.audio.input.format)
         self._session = session
@@ -297,6 +302,7 @@ class Conversation:
 
     def _create_item(self, event: asked.ItemCreate) -> None:
         item = event.item
+        check_item(item, self._engine.info, "item.type")
         item.id = item.id or new_id("item")
         item.status = "completed"
         speech = item_speech(item, self._session, "item")

@@ -230,7 +230,7 @@ class Floor:
             return
         if before is None:
             entries = self._items.before(speech.item_id)
-            before = history(entries, self._session.instructions, self._settings.history_turns)
+            before = history(entries, self._session.instructions, self._settings.shown_turns)
         if self._ears.feed(speech, before):
             self._roll_back()
         if self._speculation is None:
@@ -369,8 +369,8 @@ class Floor:
             generation=generation,
             response=response,
             entry=entry,
-            previous=self._items.add(entry) if kept else None,
-            in_conversation=kept,
+            add=self._items.add if kept else None,
+            may_call=bool(plan.request.tools),
             source=plan.speech,
             encoder=AudioEncoder(audio_format) if self._in_events and audio_format is not None else None,
             emit=self._emit,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ...models.semantic.pieces import Message
-from ...streaming.engine.protocol import Word
+from ...streaming.engine.protocol import CallMessage, ResultMessage, Word
 from ...streaming.frames import FRAME
 from ..event_objects import FunctionCallItem, FunctionCallOutputItem, MessageItem
 from ..events import EventError
@@ -31,7 +31,9 @@ class Entry:
 
     @property
     def role(self) -> str:
-        """Who said it; empty for function calls."""
+        """Who said it; the assistant makes function calls, and nobody says their results."""
+        if isinstance(self.item, FunctionCallItem):
+            return "assistant"
         return self.item.role if isinstance(self.item, MessageItem) else ""
 
     @property
@@ -132,17 +134,28 @@ def history(entries: Iterable[Entry], instructions: str, turns: int) -> tuple[Me
     dialogue: list[Message] = []
     for entry in entries:
         text = entry.text
+        if (message := _function_message(entry.item)) is not None:
+            dialogue.append(message)
         if not text:
             continue
         if entry.role == "system":
             system.append(text)
-        elif dialogue and dialogue[-1].role == entry.role:
+        elif dialogue and dialogue[-1].role == entry.role and type(dialogue[-1]) is Message:
             dialogue[-1] = Message(dialogue[-1].role, f"{dialogue[-1].text} {text}")
         elif entry.role in ("user", "assistant"):
             dialogue.append(Message("user" if entry.role == "user" else "assistant", text))
-    begins = [index for index, message in enumerate(dialogue) if message.role == "user"]
+    begins = [i for i, message in enumerate(dialogue) if message.role == "user" and type(message) is Message]
     kept = dialogue[begins[-turns] if turns <= len(begins) else 0 :] if turns else []
     return (*((Message("system", " ".join(system)),) if system else ()), *kept)
+
+
+def _function_message(item: AnyItem) -> Message | None:
+    """What engines that call functions are shown of a call or its result."""
+    if isinstance(item, FunctionCallItem):
+        return CallMessage("assistant", "", item.call_id or item.id, item.name, item.arguments)
+    if isinstance(item, FunctionCallOutputItem):
+        return ResultMessage("user", item.output, item.call_id)
+    return None
 
 
 def heard_words(words: Sequence[Word], samples: int, total: int) -> list[str]:

@@ -8,6 +8,7 @@ from ...models.semantic.pieces import Message
 from ...streaming.engine.protocol import Request
 from ...streaming.frames import FRAME_RATE
 from ..event_objects import (
+    FunctionCallOutputItem,
     ItemReference,
     MessageItem,
     Modality,
@@ -20,6 +21,7 @@ from ..event_objects import (
 )
 from ..events import EventError
 from ..settings import Settings
+from .calls import choice, offered
 from .codec import decode_recording
 from .items import AnyItem, Entry, Items, history, unanswered
 from .speech import UserSpeech
@@ -38,9 +40,12 @@ def make_plan(options: ResponseOptions, session: Session, items: Items, settings
     """Plan an answer to the user's items since the last one. Raises EventError when there is nothing to answer.
 
     The last item decides: speech is answered as speech, earlier words of the user are history; typed words of several
-    items are one turn.
+    items are one turn; the result of a function call lets the answer go on.
     """
     entries = items.before(None) if options.input is None else _own_input(options, session, items)
+    if entries and isinstance(entries[-1].item, FunctionCallOutputItem):
+        shown = history(entries, session.instructions, settings.shown_turns)
+        return Plan(make_request(options, session, settings, None), shown, None)
     pending = unanswered(entries)
     text = None
     speech = pending[-1].speech if pending else None
@@ -49,7 +54,7 @@ def make_plan(options: ResponseOptions, session: Session, items: Items, settings
         text = " ".join(filter(None, (entry.text for entry in pending))) or options.instructions
         if not text:
             raise EventError("nothing_to_answer", "there is nothing to answer: append audio or create a user item")
-    shown = history(before, session.instructions, settings.history_turns)
+    shown = history(before, session.instructions, settings.shown_turns)
     return Plan(make_request(options, session, settings, text), shown, speech)
 
 
@@ -58,6 +63,7 @@ def make_request(options: ResponseOptions, session: Session, settings: Settings,
     speak = modality(options, session) == "audio"
     longest = options.max_output_tokens or session.max_output_tokens
     limit = settings.max_answer_s if longest == "inf" else min(settings.max_answer_s, longest / FRAME_RATE)
+    tools = offered(options, session)
     return Request(
         kind="reply",
         text=text,
@@ -65,6 +71,8 @@ def make_request(options: ResponseOptions, session: Session, settings: Settings,
         speak=speak,
         instructions=options.instructions,
         max_seconds=limit,
+        tools=tools,
+        tool_choice=choice(options, session, tools),
     )
 
 

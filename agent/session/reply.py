@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
-from ...streaming.engine.protocol import Finished, Generation, Word
+from ...streaming.engine.protocol import Finished, FunctionCall, Generation, Word
 from ...streaming.frames import FRAME, Pcm
-from ..event_objects import Content, MessageItem, Modality, Response, Status, StatusDetails, TokenDetails, Usage
+from ..event_objects import (
+    Content,
+    FunctionCallItem,
+    MessageItem,
+    Modality,
+    Response,
+    ResponseError,
+    Status,
+    StatusDetails,
+    TokenDetails,
+    Usage,
+)
 from ..events import (
     ItemAdded,
     ItemDone,
@@ -26,6 +38,7 @@ from ..events import (
     TextDelta,
     TextDone,
 )
+from .calls import Add, Calls
 from .codec import AudioEncoder
 from .items import Entry, heard_words
 from .speech import UserSpeech
@@ -35,15 +48,16 @@ from .speech import UserSpeech
 class Reply:
     """An answer from `response.created` to `response.done`; everything that was opened is closed by `close`.
 
-    entry: the assistant's item; previous: id of the item before it. in_conversation: whether it becomes history.
+    entry: the assistant's item. add: makes an entry part of the conversation; None for an answer beside it. may_call:
+    whether functions are offered. trouble: what failed and was told aloud. previous: id of the item before its own.
     source: the speech it answers. encoder: for sound that travels in events; None where a track carries it.
     """
 
     generation: Generation
     response: Response
     entry: Entry
-    previous: str | None
-    in_conversation: bool
+    add: Add | None
+    may_call: bool
     source: UserSpeech | None
     encoder: AudioEncoder | None
     emit: Callable[[ServerEvent], None]
@@ -54,8 +68,14 @@ class Reply:
     generated: int = 0
     heard: int = 0
     pieces: int = 0
+    trouble: ResponseError | None = None
+    previous: str | None = None
+    _index: int | None = None
     _captions: list[str] = field(default_factory=list)
     _text: str = ""
+
+    def __post_init__(self) -> None:
+        self._calls = Calls(self.response.id, self.emit, self.add, self._next_index)
 
     @property
     def id(self) -> str:
@@ -72,20 +92,51 @@ class Reply:
         """Whether it is spoken or written."""
         return self.response.output_modalities[0]
 
+    @property
+    def in_conversation(self) -> bool:
+        """Whether its items become history."""
+        return self.add is not None
+
+    @property
+    def opened(self) -> bool:
+        """Whether its message has begun."""
+        return self._index is not None
+
     def open(self) -> None:
-        """Tell that an answer is on its way."""
+        """Tell that an answer is on its way. One that may only call functions has no message until it has words."""
         self.emit(ResponseCreated(response=self.response))
+        if not self.may_call:
+            self.open_message()
+
+    def open_message(self) -> None:
+        """Tell that something will be said, once."""
+        if self._index is not None:
+            return
+        self._index = self._next_index()
         item = self._item("in_progress", None)
-        self.emit(OutputItemAdded(response_id=self.id, item=item))
-        if self.in_conversation:
+        self.emit(OutputItemAdded(response_id=self.id, output_index=self._index, item=item))
+        if self.add is not None:
+            self.previous = self.add(self.entry)
             self.emit(ItemAdded(item=item, previous_item_id=self.previous))
-        self.emit(PartAdded(response_id=self.id, item_id=self.item_id, part=self._part("")))
+        self.emit(PartAdded(**self._where, part=self._part("")))
+
+    def call(self, piece: FunctionCall) -> None:
+        """More of a function call."""
+        self._calls.take(piece)
+
+    @property
+    def _where(self) -> dict[str, Any]:
+        """The message's place, as its events tell it."""
+        return {"response_id": self.id, "item_id": self.item_id, "output_index": self._index or 0}
+
+    def _next_index(self) -> int:
+        return len(self._calls.items) + (self._index is not None)
 
     def write(self, piece: str) -> None:
         """More of a written answer."""
         self._text += piece
         self.pieces += 1
-        self.emit(TextDelta(response_id=self.id, item_id=self.item_id, delta=piece))
+        self.emit(TextDelta(**self._where, delta=piece))
 
     def caption(self, samples: int) -> None:
         """Tell the words that begin within the first `samples` of the sound and were not told yet."""
@@ -93,7 +144,7 @@ class Reply:
             word = self.words[len(self._captions)].text
             delta = f" {word}" if self._captions else word
             self._captions.append(word)
-            self.emit(OutputTranscriptDelta(response_id=self.id, item_id=self.item_id, delta=delta))
+            self.emit(OutputTranscriptDelta(**self._where, delta=delta))
 
     def sound(self, pcm: Pcm) -> None:
         """Sound leaves for the listener, (N,) at 16 kHz, its words before it."""
@@ -104,12 +155,29 @@ class Reply:
 
     def close(self, details: StatusDetails, heard: int | None, metadata: dict[str, str]) -> None:
         """Close all that is open. heard: samples the listener has heard; None: all of it."""
-        whole = details.type == "completed"
-        status: Status = "completed" if whole else "incomplete"
-        where = {"response_id": self.id, "item_id": self.item_id}
+        if not self._calls.items:
+            self.open_message()
+        output: list[MessageItem | FunctionCallItem] = []
+        if self._index is not None:
+            output.append(self._close_message("completed" if details.type == "completed" else "incomplete", heard))
+        self._calls.close()
+        output[0 : self._index or 0] = self._calls.items[: self._index or 0]
+        output += self._calls.items[self._index or 0 :]
+        update = {
+            "status": details.type,
+            "status_details": details,
+            "output": output,
+            "usage": self._usage(),
+            "metadata": {**(self.response.metadata or {}), **metadata},
+        }
+        self.emit(ResponseDone(response=self.response.model_copy(update=update)))
+
+    def _close_message(self, status: Status, heard: int | None) -> MessageItem:
+        """Close the message; returns its item."""
+        where = self._where
         if self.modality == "audio":
             # An answer that was cut off at its longest may have begun a word that has no sound.
-            spoken = self.generated + 1 if whole else self.generated
+            spoken = self.generated + 1 if status == "completed" else self.generated
             if heard is None:
                 self.caption(spoken)
                 if self.encoder is not None:
@@ -125,21 +193,14 @@ class Reply:
             self.emit(TextDone(**where, text=text))
         self.emit(PartDone(**where, part=self._part(text)))
         item = self.entry.item = self._item(status, text)
-        self.emit(OutputItemDone(response_id=self.id, item=item))
+        self.emit(OutputItemDone(response_id=self.id, output_index=where["output_index"], item=item))
         if self.in_conversation:
             self.emit(ItemDone(item=item, previous_item_id=self.previous))
-        update = {
-            "status": details.type,
-            "status_details": details,
-            "output": [item],
-            "usage": self._usage(),
-            "metadata": {**(self.response.metadata or {}), **metadata},
-        }
-        self.emit(ResponseDone(response=self.response.model_copy(update=update)))
+        return item
 
     def _send_audio(self, audio: str) -> None:
         if audio:
-            self.emit(OutputAudioDelta(response_id=self.id, item_id=self.item_id, delta=audio))
+            self.emit(OutputAudioDelta(**self._where, delta=audio))
 
     def _part(self, text: str) -> Part:
         return Part(type="audio", transcript=text) if self.modality == "audio" else Part(type="text", text=text)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from ...streaming.clock import Clock
-from ...streaming.engine.protocol import Audio, Finished, Output, Text, Word
+from ...streaming.engine.protocol import Audio, Finished, FunctionCall, Output, Text, Trouble, Word
 from ...streaming.frames import seconds
 from ...streaming.playout import FADE, Playout
 from .. import events, metrics
@@ -57,9 +57,17 @@ class Speaker:
         if isinstance(output, Word):
             reply.words.append(output)
         elif isinstance(output, Text):
-            if reply.modality == "text":
+            if output.text.strip():
+                reply.open_message()
+            if reply.modality == "text" and reply.opened:
                 self._write(reply, output.text)
+        elif isinstance(output, FunctionCall):
+            reply.call(output)
+        elif isinstance(output, Trouble):
+            self._emit(EventError(output.code, output.message, type="server_error").event())
+            reply.trouble = ResponseError(code=output.code, message=output.message)
         elif isinstance(output, Audio):
+            reply.open_message()
             reply.generated += len(output.pcm)
             self._playout.push(reply.generation.id, output.pcm)
             self._send(reply)
@@ -85,7 +93,7 @@ class Speaker:
         if self._pacer is None:
             reply.caption(self._playout.heard(reply.generation.id))
         if reply.drained and (self._pacer is None or not self._pacer.in_flight):
-            self._close(reply, _end_of(reply.finished), None)
+            self._close(reply, _end_of(reply), None)
 
     def started(self, generation: int, at: float) -> None:
         """The first sound of a generation left for the listener at this instant of the clock."""
@@ -134,7 +142,7 @@ class Speaker:
             error = ResponseError(code="engine_error", message=message)
             self._cut(reply, StatusDetails(type="failed", error=error))
         elif reply.modality == "text":
-            self._close(reply, _end_of(finished), None)
+            self._close(reply, _end_of(reply), None)
         else:
             self._playout.end(reply.generation.id)
 
@@ -168,8 +176,10 @@ class Speaker:
         self._on_closed(reply)
 
 
-def _end_of(finished: Finished | None) -> StatusDetails:
+def _end_of(reply: Reply) -> StatusDetails:
     """How an answer that was not interrupted ended."""
-    if finished is not None and finished.reason == "length":
+    if reply.trouble is not None:
+        return StatusDetails(type="failed", error=reply.trouble)
+    if reply.finished is not None and reply.finished.reason == "length":
         return StatusDetails(type="incomplete", reason="max_output_tokens")
     return StatusDetails(type="completed")

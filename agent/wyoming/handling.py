@@ -33,7 +33,7 @@ class Conversations:
         slot = await self._engine.open()
         said = ""
         try:
-            slot.begin_turn((*system, *history[max(0, len(history) - 2 * settings.history_turns) :]))
+            slot.begin_turn((*system, *history[max(0, len(history) - 2 * settings.shown_turns) :]))
             generation = slot.generate(Request("reply", text, speak=False, max_seconds=settings.max_answer_s))
             async for output in generation:
                 if isinstance(output, Text):
@@ -53,7 +53,7 @@ class Conversations:
         return self._known.get(conversation or "", (now, ()))[1]
 
     def _keep(self, conversation: str, history: tuple[Message, ...]) -> None:
-        self._known[conversation] = (self._clock.now(), history[-2 * max(1, self._settings.history_turns) :])
+        self._known[conversation] = (self._clock.now(), history[-2 * max(1, self._settings.shown_turns) :])
         self._known.move_to_end(conversation)
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)

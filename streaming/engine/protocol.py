@@ -11,9 +11,9 @@ An answer never enters the engine's memory by itself; the next `begin_turn` says
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,16 +26,21 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Audio",
+    "CallMessage",
     "Engine",
     "EngineInfo",
     "EngineSession",
     "Finished",
+    "FunctionCall",
     "Generation",
     "Message",
     "Output",
     "Request",
+    "ResultMessage",
     "Text",
+    "Tool",
     "Transcript",
+    "Trouble",
     "Voice",
     "Word",
 ]
@@ -73,6 +78,27 @@ class Audio:
     end_frame: int
 
 
+@dataclass(frozen=True)
+class FunctionCall:
+    """A piece of a call of one of the request's tools; the `arguments` of one call_id concatenate to JSON text.
+
+    last: nothing of this call follows.
+    """
+
+    call_id: str
+    name: str
+    arguments: str
+    last: bool = False
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Something failed on the way to this answer, and the answer says so: a code for programs, one line for people."""
+
+    code: str
+    message: str
+
+
 FinishReason = Literal["completed", "cancelled", "length", "failed"]
 
 
@@ -92,7 +118,32 @@ class Finished:
     seconds: float = 0.0
 
 
-Output = Transcript | Text | Word | Audio | Finished
+Output = Transcript | Text | Word | Audio | FunctionCall | Trouble | Finished
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A function that the model may ask to be called. parameters: JSON Schema of its arguments, an object."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CallMessage(Message):
+    """In a history: a call that the assistant made; `text` is empty. Only for engines whose info says `calls`."""
+
+    call_id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
+class ResultMessage(Message):
+    """In a history: what a call gave, as `text`; the role is "user"."""
+
+    call_id: str
 
 
 @dataclass(frozen=True)
@@ -110,6 +161,8 @@ class Request:
     max_seconds: the longest answer; what is longer finishes with "length".
     max_ahead_seconds: how far the answer may be generated ahead of a listener who plays it from its first block on,
     so that a conversation that is interrupted has not cost much; None as fast as it goes (recordings).
+    tools, tool_choice: functions that a reply may call, and whether it may or must, or which; only for engines whose
+    info says `calls`.
     """
 
     kind: Literal["reply", "say", "transcribe", "convert"] = "reply"
@@ -121,6 +174,8 @@ class Request:
     seed: int | None = None
     max_seconds: float = 60.0
     max_ahead_seconds: float | None = 20.0
+    tools: tuple[Tool, ...] = ()
+    tool_choice: Literal["auto", "none", "required"] | Tool = "auto"
 
 
 class Generation(Protocol):
@@ -170,11 +225,13 @@ class EngineSession(Protocol):
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """name: of the model. slots: conversations at a time. voices: names, the first is the default."""
+    """name: of the model. slots: conversations at a time. voices: names, the first is the default. calls: whether
+    replies can call functions."""
 
     name: str
     slots: int
     voices: tuple[str, ...]
+    calls: bool = False
 
 
 class Engine(Protocol):

@@ -128,7 +128,7 @@ async def test_updates_merge_and_are_echoed_whole(call):
         "model": "gpt-realtime",
         "tracing": "auto",
         "instructions": None,
-        "tools": [{"type": "function", "name": "f", "parameters": {}}],
+        "tools": [],
         "audio": {
             "input": {"turn_detection": {"type": "semantic_vad", "eagerness": "low"}, "noise_reduction": None},
             "output": {"voice": {"id": "second"}, "speed": 1},
