@@ -9,7 +9,7 @@ serve: $(VENV)/.serve
 	$(BIN)/speechgpt-gen serve
 
 # The whole suite; `make fast` leaves out what takes more than a few seconds.
-test: $(VENV)/.test web_client/node_modules
+test: $(VENV)/.test web_client/node_modules tests/e2e/agents/node_modules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p speechgpt_gen
@@ -32,9 +32,9 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test]"
 	touch $@ $(VENV)/.serve
 
-web_client/node_modules: web_client/package.json web_client/package-lock.json
-	npm --prefix web_client ci --silent
+%/node_modules: %/package.json %/package-lock.json
+	npm --prefix $* ci --silent
 	touch $@
 
 clean:
-	rm -rf $(VENV) web_client/node_modules build *.egg-info
+	rm -rf $(VENV) web_client/node_modules tests/e2e/agents/node_modules build *.egg-info

@@ -19,6 +19,9 @@ FRAME = RTP_CLOCK // 50
 _MAX_PACKET = RTP_CLOCK * 120 // 1000
 _LATE_HISTORY = 64
 
+_STANDSTILL = RTP_CLOCK * 60 // 1000
+_MOST_BEHIND = 512
+
 
 @dataclass(frozen=True, slots=True)
 class Coded:
@@ -116,6 +119,7 @@ class JitterBuffer:
         self._invented = 0  # samples filled in since the last packet was handed out
         self._last_arrival = 0.0
         self._starved_from = 0
+        self._behind: list[_Held] = []  # packets older than the position
         self._missed: dict[int, float] = {}  # given-up sequence number -> when its hole was seen
 
     @property
@@ -204,13 +208,36 @@ class JitterBuffer:
         if packet.samples == 0:
             return []
         if ahead < 0:
-            self.stats.late += 1
-            return []
+            return self._fall_behind(packet)
+        self._forget_behind()
         out: list[Slice] = self._gap(ahead) if ahead else []
         self._invented = 0
         self._position += packet.samples
         out.append(Coded(packet.payload, packet.samples))
         return out
+
+    def _fall_behind(self, packet: _Held) -> list[Slice]:
+        """A packet for time that was filled in already: late, or the sender's clock has stood still meanwhile.
+
+        After a stall of the network packets come faster than they were spoken, until they are no longer late. Those of
+        a sender that paused, clock and all (a page that feeds a call from Web Audio does), come in their own time: then
+        it goes on from here.
+        """
+        self._behind.append(packet)
+        first = self._behind[0]
+        passed = round((packet.arrival - first.arrival) * RTP_CLOCK)
+        if passed < _STANDSTILL and len(self._behind) < _MOST_BEHIND:
+            return []
+        if packet.timestamp - first.timestamp > 1.5 * passed:
+            self._forget_behind()
+            return []
+        held, self._behind = self._behind, []
+        self._position = first.timestamp
+        return [piece for late in held for piece in self._emit(late)]
+
+    def _forget_behind(self) -> None:
+        self.stats.late += len(self._behind)
+        self._behind.clear()
 
     def _gap(self, samples: int) -> list[Slice]:
         assert self._position is not None

@@ -130,6 +130,12 @@ def serve() -> Iterator[Callable[..., Server]]:
 
 
 @pytest.fixture(scope="session")
+def utterance_pcm() -> Callable[[float, int], NDArray[np.float32]]:
+    """`utterance_pcm(seconds, rate)`: a question."""
+    return utterance
+
+
+@pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """Chromium, silent until a page is opened."""
     path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
@@ -146,6 +152,20 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         flags = [*FLAGS, f"--use-file-for-fake-audio-capture={microphone}"]
         yield (browser := playwright.chromium.launch(executable_path=path, args=flags))
         browser.close()
+
+
+def decode_recording(text: str) -> NDArray[np.float32]:
+    """What a MediaRecorder has made, in base64, as (N,) at 48 kHz."""
+    with av.open(io.BytesIO(base64.b64decode(text))) as container:
+        to_mono = av.AudioResampler(format="flt", layout="mono", rate=48_000)
+        pieces = [out.to_ndarray()[0] for frame in container.decode(audio=0) for out in to_mono.resample(frame)]
+    return np.concatenate(pieces)
+
+
+@pytest.fixture(scope="session")
+def decoded() -> Callable[[str], NDArray[np.float32]]:
+    """`decoded(base64)`: a recording of the page as (N,) at 48 kHz."""
+    return decode_recording
 
 
 class User:
@@ -196,10 +216,7 @@ class User:
                 return reader.result.split(",")[1];
             }"""
         )
-        with av.open(io.BytesIO(base64.b64decode(text))) as container:
-            to_mono = av.AudioResampler(format="flt", layout="mono", rate=48_000)
-            pieces = [out.to_ndarray()[0] for frame in container.decode(audio=0) for out in to_mono.resample(frame)]
-        return np.concatenate(pieces)
+        return decode_recording(text)
 
 
 @pytest.fixture

@@ -215,3 +215,23 @@ def test_a_hidden_loss_keeps_the_pitch_and_fades() -> None:
     assert np.corrcoef(hidden, expected)[0, 1] > 0.95
     assert np.abs(np.diff(np.concatenate((tone[: 2 * FRAME], hidden)))).max() < 0.02  # no click
     assert np.abs(concealer.fill(4 * FRAME)[2 * FRAME :]).max() == 0
+
+
+def test_a_sender_whose_clock_stands_still_in_a_pause_is_heard_after_it() -> None:
+    sent = [Sent(n, 0.02 * n) for n in range(50)] + [Sent(n, 5 + 0.02 * n) for n in range(50, 100)]
+    buffer, out = run(sent)
+    assert [number_of(piece) for _, piece in out if isinstance(piece, Coded)] == list(range(100))
+    first = next(at for at, piece in out if number_of(piece) == 50)
+    assert first <= 6.08, "it takes 60 ms to tell a pause from a stall"
+    assert duration(out) / RTP_CLOCK < 7.1, "and the audio clock keeps to real time but for these"
+    assert buffer.stats.late == 0
+
+
+def test_after_a_stall_of_the_network_what_was_spoken_meanwhile_is_dropped() -> None:
+    sent = [Sent(n, 0.02 * n) for n in range(50)]
+    sent += [Sent(n, max(0.02 * n, 4.0 + 0.002 * (n - 50))) for n in range(50, 300)]
+    buffer, out = run(sent)
+    assert buffer.stats.late > 100
+    heard = [number_of(piece) for _, piece in out if isinstance(piece, Coded)]
+    assert heard == [*range(50), *range(heard[50] or 0, 300)]
+    assert abs(duration(out) / RTP_CLOCK - 6.0) < 0.03
