@@ -3,7 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: serve test fast clean
+STAGE ?= tokenizer
+CORPUS ?= $(firstword $(wildcard data/speech ../*/data/speech))
+
+.PHONY: serve test fast gpu-pack clean
 
 serve: $(VENV)/.serve
 	$(BIN)/speechgpt-gen serve
@@ -35,6 +38,10 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 %/node_modules: %/package.json %/package-lock.json
 	npm --prefix $* ci --silent
 	touch $@
+
+# What a bare GPU machine needs to train STAGE, in folders of at most 60 MiB; models/training/gpu_slice.sh takes them.
+gpu-pack: $(VENV)/.serve
+	$(BIN)/python -m speechgpt_gen.models.training.slices.pack $(CORPUS) build/gpu/$(STAGE)
 
 clean:
 	rm -rf $(VENV) web_client/node_modules tests/e2e/agents/node_modules build *.egg-info

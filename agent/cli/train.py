@@ -10,6 +10,7 @@ import typer
 from .errors import user_errors
 
 if TYPE_CHECKING:
+    from ...models.bundle import Bundle
     from ...models.training.recipe import Recipe
 
 app = typer.Typer(no_args_is_help=True, help="Train the three parts and put them together.")
@@ -64,7 +65,23 @@ def export(
     """Write the trained parts and voices as a folder for `--model`."""
     from ...models.training import recipe
 
-    bundle = recipe.export(run, _recipe(config), folder)
+    _say(folder, recipe.export(run, _recipe(config), folder))
+
+
+@app.command()
+@user_errors
+def assemble(
+    folder: Annotated[Path, typer.Argument(help="Model folder to write.")],
+    slices: Annotated[list[Path], typer.Argument(help="Folders that gpu_slice.sh wrote, of all stages.")],
+    config: Config = None,
+) -> None:
+    """Put together what slices on another machine left, as a folder for `--model`."""
+    from ...models.training.slices.assemble import assemble_slices
+
+    _say(folder, assemble_slices(slices, _recipe(config), folder))
+
+
+def _say(folder: Path, bundle: Bundle) -> None:
     millions = {name: f"{count / 1e6:.1f} M" for name, count in bundle.info.parameters.items()}
     typer.echo(f"{folder}: " + ", ".join(f"{name} {size}" for name, size in millions.items()))
 

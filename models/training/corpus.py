@@ -11,6 +11,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +92,16 @@ def _decode_shard(tar: Path, part: Path) -> dict[str, int]:
             out.write(pcm.tobytes())
             lengths[Path(member.name).stem] = len(pcm)
     return lengths
+
+
+def decode_shards(source: Path, cache: Path, pool: Executor) -> None:
+    """Decode the shards in `source` that are not in `cache` yet, side by side; `prepare` puts them together."""
+    cache.mkdir(parents=True, exist_ok=True)
+    waiting = [tar for tar in sorted((source / "shards").glob("*.tar")) if not (cache / f"{tar.name}.json").is_file()]
+    for tar, found in zip(
+        waiting, pool.map(_decode_shard, waiting, [cache / f"{t.name}.i16" for t in waiting]), strict=True
+    ):
+        (cache / f"{tar.name}.json").write_text(json.dumps(found))
 
 
 def prepare(source: Path, cache: Path, *, progress: bool = True) -> Corpus:

@@ -1,0 +1,78 @@
+"""A model folder out of what slices left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ...bundle import PARTS, Bundle, BundleConfig, assemble, load_bundle, save_bundle
+from ...checkpoint import load_state, load_strict
+from ...errors import CheckpointError
+from ...perceptual.block_causal import BlockCausalFlow
+from ...semantic.llama import SemanticModel
+from ...semantic.vocabulary import SpeechVocabulary
+from ...speech_tokenizer.streaming import StreamingSpeechTokenizer
+from ...voice import Voice
+from .. import semantic_model
+from ..recipe import Recipe
+from .pieces import find_pieces, read_pieces
+
+
+def assemble_slices(folders: Sequence[Path], recipe: Recipe, target: Path, *, shipped: str | Path = "nano") -> Bundle:
+    """Write to `target` the bundle of the newest pieces in `folders`, weights in int8; parts that no slice has made are
+    taken from `shipped`.
+
+    Raises CheckpointError when no piece is found, when some are missing, or when a new tokenizer comes without the
+    other two parts, which would not understand its units.
+    """
+    found = {part: find_pieces(folders, part) for part in PARTS}
+    if not any(found.values()):
+        raise CheckpointError(f"no pieces in {', '.join(map(str, folders))}: name the OUT folders of slices")
+    if found["tokenizer"] and not (found["semantic"] and found["perceptual"]):
+        raise CheckpointError("a new tokenizer needs a semantic and a perceptual model trained on its units")
+    base = load_bundle(shipped)
+    tokenizer, semantic, perceptual = base.tokenizer, base.semantic, base.perceptual
+    vocabulary, voices = base.vocabulary, dict(base.voices)
+    if (folder := found["tokenizer"]) is not None:
+        tokenizer = StreamingSpeechTokenizer(recipe.acoustic.tokenizer)
+        load_strict(tokenizer, read_pieces(folder, "tokenizer"), folder)
+        voices = _voices(folder / "voices.safetensors", recipe.voices)
+    if (folder := found["semantic"]) is not None:
+        vocabulary = SpeechVocabulary.load(folder)
+        semantic = SemanticModel(semantic_model.model_config(recipe.semantic, vocabulary))
+        load_strict(semantic, read_pieces(folder, "semantic"), folder)
+    if (folder := found["perceptual"]) is not None:
+        perceptual = BlockCausalFlow(recipe.perceptual.model)
+        load_strict(perceptual, read_pieces(folder, "perceptual"), folder)
+    config = BundleConfig(
+        tokenizer.config,
+        semantic.config,
+        replace(perceptual.config, prior_sigma=recipe.temperature),
+        tuple(voices),
+        description=recipe.description,
+        license=recipe.license,
+    )
+    bundle = assemble(
+        target.name,
+        config,
+        vocabulary,
+        tokenizer=tokenizer,
+        semantic=semantic,
+        perceptual=perceptual,
+        voices=voices,
+        folder=target,
+    )
+    target.mkdir(parents=True, exist_ok=True)
+    save_bundle(bundle, target, dict.fromkeys(PARTS, "int8"))
+    return bundle
+
+
+def _voices(path: Path, names: Sequence[str]) -> dict[str, Voice]:
+    state = load_state(path)
+    missing = [name for name in names if f"{name}.units" not in state]
+    if missing:
+        raise CheckpointError(f"{path} lacks the voices {', '.join(missing)}")
+    return {name: Voice(name, state[f"{name}.units"].to(torch.int64), state[f"{name}.latents"]) for name in names}

@@ -1,0 +1,161 @@
+"""Training in slices: what travels fits its limits, nothing need be installed, and the pieces make a model."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from speechgpt_gen import SpeechGPTGen
+from speechgpt_gen.models.errors import CheckpointError, ConfigError
+from speechgpt_gen.models.training.recipe import load_recipe
+from speechgpt_gen.models.training.slices import pieces
+from speechgpt_gen.models.training.slices.assemble import assemble_slices
+from speechgpt_gen.models.training.slices.pack import unpacked, write_packs
+
+ROOT = Path(__file__).parents[3]
+ENCODER = "{bands = 16, dim = 16, layers = 1, heads = 2, window = 16, lookahead = 2}"
+RECIPE = f"""
+voices = ["ann"]
+prompt_frames = 20
+[units]
+batch_seconds = 6.0
+encoder = {ENCODER}
+loop = {{steps = 2, warmup = 1}}
+[acoustic]
+continuous_steps = 0
+batch = 2
+crop_frames = 16
+tokenizer = {{encoder_dim = 16, encoder_layers = 1, decoder_dim = 16, decoder_layers = 1, heads = 2, reach = 8, \
+latent_dim = 8, n_q = 4, semantic = {ENCODER}}}
+loop = {{steps = 2, warmup = 1}}
+[semantic]
+text_tokens = 140
+hidden_size = 32
+intermediate_size = 48
+layers = 2
+heads = 2
+kv_heads = 1
+row_tokens = 400
+rows = 2
+unit_noise = 0.1
+loop = {{steps = 2, warmup = 1, ema = 0.9}}
+[perceptual]
+batch_frames = 200
+model = {{latent_dim = 8, dim = 16, depth = 1, heads = 2}}
+loop = {{steps = 2, warmup = 1, ema = 0.9}}
+"""
+# What the machine of a slice has not: only torch, numpy, scipy, transformers, safetensors, tokenizers are there.
+ABSENT = ["aiortc", "av", "num2words", "pydantic", "rich", "soxr", "starlette", "tensorboard", "typer", "webrtcvad"]
+BARE = f"""
+import runpy, sys
+from importlib.machinery import PathFinder
+class Bare(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.split(".")[0] in {ABSENT!r} else PathFinder.find_spec(name, path, target)
+sys.meta_path[sys.meta_path.index(PathFinder)] = Bare
+sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in str(finder).lower()]
+sys.argv[0] = "slices"
+runpy.run_module("speechgpt_gen.models.training.slices", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.fixture
+def packs(source: Path, tmp_path: Path) -> Path:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(RECIPE)
+    write_packs(source, tmp_path / "packs", recipe, wheels=False)
+    return tmp_path / "packs"
+
+
+def run_slice(packs: Path, stage: str, out: Path, *resume: Path, minutes: str = "1") -> dict[str, float]:
+    """A slice on a machine with nothing installed."""
+    command = [sys.executable, "-c", BARE, stage, minutes, str(out), *map(str, resume)]
+    options = ["--packs", str(packs), "--shipped", "tiny"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *options], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(list(out.iterdir())) <= 8
+    assert all(path.stat().st_size < 16 * 2**20 for path in out.iterdir())
+    figures: dict[str, float] = json.loads((out / "figures.json").read_text())
+    return figures
+
+
+@pytest.mark.slow
+def test_slices_of_all_stages_make_a_model_that_speaks(packs: Path, tmp_path: Path) -> None:
+    out = {stage: tmp_path / "out" / stage for stage in ("tokenizer", "semantic", "perceptual")}
+    figures = run_slice(packs, "tokenizer", out["tokenizer"])
+    assert figures["cer_reconstructed"] > 0
+    assert figures["items_per_second"] > 0
+    units = load_file(out["tokenizer"] / "reader-00.safetensors")
+    run_slice(packs, "tokenizer", out["tokenizer"], out["tokenizer"])  # goes on: the units are settled
+    again = load_file(out["tokenizer"] / "reader-00.safetensors")
+    assert all(torch.equal(units[key], again[key]) for key in units)
+    run_slice(packs, "semantic", out["semantic"], out["tokenizer"])
+    resumed = run_slice(packs, "semantic", out["semantic"], out["semantic"], out["tokenizer"])
+    assert resumed["gemm_share"] > 0
+    figures = run_slice(packs, "perceptual", out["perceptual"], out["tokenizer"])
+    assert "cer_spoken_again" in figures
+    parts = {json.loads(line)["part"] for line in (out["semantic"] / "log.jsonl").read_text().splitlines()}
+    assert parts == {"semantic"}
+
+    recipe = load_recipe(packs / "pack-00" / "recipe.toml")
+    assemble_slices([*out.values()], recipe, tmp_path / "model", shipped="tiny")
+    model = SpeechGPTGen.load(tmp_path / "model")
+    assert list(model.voices) == ["ann"]
+    with pytest.raises(CheckpointError, match="tokenizer needs"):
+        assemble_slices([out["tokenizer"]], recipe, tmp_path / "half", shipped="tiny")
+
+
+def test_the_shell_script_names_a_missing_pack(tmp_path: Path) -> None:
+    command = ["bash", str(ROOT / "models/training/gpu_slice.sh"), "semantic", "1", str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHON": sys.executable, "PACKS": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: no pack-00")
+    assert "Traceback" not in done.stderr
+
+
+def test_packs_keep_their_limit_and_come_together_again(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("speechgpt_gen.models.training.slices.pack.MAX_BYTES", 40_000)
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(RECIPE)
+    (tmp_path / "many" / "shards").mkdir(parents=True)
+    (tmp_path / "many" / "manifest.tsv").write_text("id\n")
+    for name in ("A.tar", "B.tar", "C.tar"):
+        (tmp_path / "many" / "shards" / name).write_bytes(bytes(25_000))
+    packs = write_packs(tmp_path / "many", tmp_path / "packs", recipe, wheels=False)
+    assert [sorted(p.name for p in (pack / "shards").iterdir()) for pack in packs] == [["A.tar"], ["B.tar"], ["C.tar"]]
+    joined = unpacked(tmp_path / "packs")
+    assert sorted(p.name for p in (joined / "shards").iterdir()) == ["A.tar", "B.tar", "C.tar"]
+    (packs[1] / "shards" / "B.tar").unlink()
+    (packs[1] / "shards").rmdir()
+    with pytest.raises(ConfigError, match="lacks pack-01"):
+        unpacked(tmp_path / "packs")
+
+
+def test_weights_travel_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "MAX_BYTES", 20_000)
+    module = nn.Sequential(nn.Linear(64, 128), nn.Linear(128, 64), nn.BatchNorm1d(64))
+    count = pieces.write_pieces(module.state_dict(), tmp_path, "part")
+    assert count == 2
+    assert all(path.stat().st_size < 21_000 for path in tmp_path.iterdir())
+    state = pieces.read_pieces(tmp_path, "part")
+    for key, value in module.state_dict().items():
+        wanted = value.half().to(value.dtype) if value.numel() >= 4096 and value.is_floating_point() else value
+        assert torch.equal(state[key], wanted), key
+    (tmp_path / "part-01.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="part-01"):
+        pieces.read_pieces(tmp_path, "part")
+    with torch.no_grad():
+        module[0].weight[0, 0] = 1e6
+    with pytest.raises(CheckpointError, match=r"0\.weight is not finite"):
+        pieces.write_pieces(module.state_dict(), tmp_path, "part")
