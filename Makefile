@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 
 STAGE ?= tokenizer
 CORPUS ?= $(firstword $(wildcard data/speech ../*/data/speech))
+RESULTS ?= $(wildcard ../*/gpu)
 
 .PHONY: serve test fast gpu-pack clean
 
@@ -41,7 +42,7 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 
 # What a bare GPU machine needs to train STAGE, in folders of at most 60 MiB; models/training/gpu_slice.sh takes them.
 gpu-pack: $(VENV)/.serve
-	$(BIN)/python -m speechgpt_gen.models.training.slices.pack $(CORPUS) build/gpu/$(STAGE)
+	$(BIN)/python -m speechgpt_gen.models.training.slices.pack $(CORPUS) build/gpu/$(STAGE) --earlier $(RESULTS)
 
 clean:
 	rm -rf $(VENV) web_client/node_modules tests/e2e/agents/node_modules build *.egg-info

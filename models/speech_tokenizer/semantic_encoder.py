@@ -55,7 +55,8 @@ class LogMel(nn.Module):
     def forward(self, padded: Tensor) -> Tensor:
         frames = padded.float().unfold(-1, _WINDOW, _MEL_HOP) * self.window
         power = torch.view_as_real(torch.fft.rfft(frames)).square().sum(-1)
-        mel = (power @ self.filters.T).clamp_min(10.0**-7).log10()
+        with torch.autocast(power.device.type, enabled=False):  # soft frames would drown in 8 bits of mantissa
+            mel = (power @ self.filters.T).clamp_min(10.0**-7).log10()
         return ((mel + 4.0) / 4.0).transpose(1, 2)
 
 

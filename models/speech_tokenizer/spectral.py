@@ -43,7 +43,8 @@ class AcousticEncoder(nn.Module):
         padded = F.pad(wav.float(), (_WINDOW - HOP, LOOKAHEAD * HOP + HOP - _STEP))
         frames = padded.unfold(-1, _WINDOW, _STEP) * self.window
         power = torch.view_as_real(torch.fft.rfft(frames)).square().sum(-1)
-        mel = (power @ self.filters.T).clamp_min(1e-6).log()
+        with torch.autocast(power.device.type, enabled=False):
+            mel = (power @ self.filters.T).clamp_min(1e-6).log()
         whole = mel.shape[1] // _PER_FRAME * _PER_FRAME
         scaled: Tensor = mel[:, :whole] * 0.25 + 1.0
         return scaled.reshape(len(scaled), -1, _PER_FRAME * _BANDS)

@@ -14,5 +14,5 @@ packs=${PACKS:-}
 for folder in "$root/build/gpu/$1" "$root"/build/gpu/*; do
     if [ -z "$packs" ] && [ -f "$folder/pack-00/packs" ]; then packs=$folder; fi
 done
-export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false
 exec "${PYTHON:-python3}" -m speechgpt_gen.models.training.slices "$@" --packs "${packs:-$root/build/gpu/$1}" ${SLICE_OPTIONS:-}

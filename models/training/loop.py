@@ -83,6 +83,7 @@ class Loop:
             [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
             lr=config.learning_rate,
             betas=(0.9, config.beta2),
+            fused=next(module.parameters()).is_cuda,
         )
         self.step = 0
         self.average: dict[str, Tensor] | None = None

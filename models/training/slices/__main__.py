@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import torch
+import torch._dynamo
 
 from ...errors import ConfigError, SpeechGPTGenError
 from ..corpus import Corpus, decode_shards, prepare
@@ -44,12 +45,13 @@ def run_slice(given: argparse.Namespace) -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     source = unpacked(given.packs)
     recipe = load_recipe(given.recipe or source / "recipe.toml")
-    rate = machine.gemm_rate()
-    print(f"{machine.device}: matrix products at {rate / 1e12:.2f} TFLOP/s", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
-        machine.timed("corpus", lambda: _decode(source, work / "corpus"))
-        earlier = [*given.resume] if given.resume else []
+        _decode(source, work / "corpus")  # in processes, so before the device is touched
+        print(f"corpus decoded after {machine.spent:.1f} s", flush=True)
+        rate = machine.gemm_rate()
+        print(f"{machine.device}: matrix products at {rate / 1e12:.2f} TFLOP/s", flush=True)
+        earlier = [source / "earlier", *given.resume]
         run = Slice(machine, recipe, Corpus(work / "corpus"), work, given.out, earlier, given.shipped)
         figures = STAGES[given.stage](run)
         log = [json.loads(line) for line in _logs(work)]
@@ -96,5 +98,6 @@ def _speed(figures: dict[str, float], log: list[dict[str, float | str]], rate: f
 
 
 if __name__ == "__main__":
-    torch.multiprocessing.set_start_method("fork", force=True)
+    multiprocessing.set_start_method("fork")  # batches are built by processes that share the corpus
+    torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
     main()

@@ -18,28 +18,32 @@ from ...speech_tokenizer.streaming import StreamingSpeechTokenizer
 from ...voice import Voice
 from .. import semantic_model
 from ..recipe import Recipe
-from .pieces import find_pieces, read_pieces
+from .pieces import find_pieces, read_pieces, units_id, units_of_pieces
 
 
 def assemble_slices(folders: Sequence[Path], recipe: Recipe, target: Path, *, shipped: str | Path = "nano") -> Bundle:
     """Write to `target` the bundle of the newest pieces in `folders`, weights in int8; parts that no slice has made are
     taken from `shipped`.
 
-    Raises CheckpointError when no piece is found, when some are missing, or when a new tokenizer comes without the
-    other two parts, which would not understand its units.
+    Raises CheckpointError when no piece is found, when some are missing, or when a part was trained on the units of
+    another tokenizer.
     """
     found = {part: find_pieces(folders, part) for part in PARTS}
     if not any(found.values()):
         raise CheckpointError(f"no pieces in {', '.join(map(str, folders))}: name the OUT folders of slices")
-    if found["tokenizer"] and not (found["semantic"] and found["perceptual"]):
-        raise CheckpointError("a new tokenizer needs a semantic and a perceptual model trained on its units")
     base = load_bundle(shipped)
     tokenizer, semantic, perceptual = base.tokenizer, base.semantic, base.perceptual
     vocabulary, voices = base.vocabulary, dict(base.voices)
     if (folder := found["tokenizer"]) is not None:
         tokenizer = StreamingSpeechTokenizer(recipe.acoustic.tokenizer)
-        load_strict(tokenizer, read_pieces(folder, "tokenizer"), folder)
+        state = {k: v for k, v in read_pieces(folder, "tokenizer").items() if not k.startswith("reader.")}
+        load_strict(tokenizer, state, folder)
         voices = _voices(folder / "voices.safetensors", recipe.voices)
+    units = units_id(tokenizer.semantic)
+    for part in ("semantic", "perceptual"):
+        folder = found[part]
+        if (folder is None and found["tokenizer"]) or (folder is not None and units_of_pieces(folder, part) != units):
+            raise CheckpointError(f"the {part} model was trained on other units than the tokenizer's: train it anew")
     if (folder := found["semantic"]) is not None:
         vocabulary = SpeechVocabulary.load(folder)
         semantic = SemanticModel(semantic_model.model_config(recipe.semantic, vocabulary))

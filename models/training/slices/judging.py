@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import wave
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -42,18 +41,12 @@ def spoken_again(
     model: BlockCausalFlow,
     codes: Tensor,
     u: Utterance,
-    *,
     prompt_frames: int,
-    temperature: float,
 ) -> Tensor:
     """The utterance from its units alone, (N,) on the CPU, in the voice of another recording of its speaker.
 
-    codes: of the whole corpus (frames, n_q); prompt_frames: length of the voice prompt; temperature: scale of the
-    prior's noise.
+    codes: of the whole corpus (frames, n_q); prompt_frames: length of the voice prompt.
     """
-    speaking = BlockCausalFlow(replace(model.config, prior_sigma=temperature))
-    speaking.load_state_dict(model.state_dict())
-    speaking.to(codes.device).eval()
 
     def of(which: Utterance, frames: int) -> tuple[Tensor, Tensor]:
         own = recordings.rows(codes, [which], frames, [0]).long().permute(2, 0, 1)
@@ -65,7 +58,7 @@ def spoken_again(
     if voice is not None:
         latents, v1 = of(voice, prompt_frames)
         prompt = latents[0], v1[0]
-    made = solve_offline(speaking, of(u, u.frames)[1], seed=0, solver=Solver("euler", 6), prompt=prompt)
+    made = solve_offline(model, of(u, u.frames)[1], seed=0, solver=Solver("euler", 6), prompt=prompt)
     return tokenizer.decode(made)[0, 0].float().cpu()
 
 

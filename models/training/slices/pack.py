@@ -3,6 +3,7 @@ and the wheels that read recordings.
 
     pack-00/   manifest.tsv, recipe.toml, wheels/*.whl, shards/*.tar
     pack-01/   shards/*.tar ...
+    pack-0n/   earlier/*: pieces of earlier slices, if there are any
 """
 
 from __future__ import annotations
@@ -13,13 +14,21 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from ...bundle import PARTS
 from ...errors import ConfigError, SpeechGPTGenError
+from .pieces import find_pieces
 
 MAX_BYTES: Final = 60 * 2**20
 _WHEELS: Final = ("soundfile", "cffi", "pycparser")
+_BESIDE: Final = {
+    "tokenizer": ("voices.safetensors",),
+    "semantic": ("tokenizer.json", "vocabulary.json"),
+    "perceptual": (),
+}
 _PLATFORM: Final = (
     "--python-version",
     "3.12",
@@ -30,43 +39,67 @@ _PLATFORM: Final = (
 )
 
 
-def write_packs(source: Path, target: Path, recipe: Path, *, wheels: bool = True) -> list[Path]:
-    """Spread the corpus in `source` over packs of at most MAX_BYTES in `target`, which is replaced.
+class Packer:
+    """Fills `pack-00`, `pack-01`, ... in `target` with files, each pack up to MAX_BYTES."""
 
-    wheels: also fetch, from the package index, what reads Ogg on a machine with Python 3.12 on x86-64 Linux.
+    def __init__(self, target: Path) -> None:
+        self.target, self.used = target, list[int]()
+
+    def add(self, file: Path, folder: str) -> None:
+        """Copy a file into `folder` of the first pack that has room. Raises ConfigError for one too large for any."""
+        size = file.stat().st_size
+        if size > MAX_BYTES:
+            raise ConfigError(f"{file.name} has {size >> 20} MiB, a pack holds {MAX_BYTES >> 20}: make it smaller")
+        number = next((n for n, used in enumerate(self.used) if used + size <= MAX_BYTES), len(self.used))
+        if number == len(self.used):
+            self.used.append(0)
+        self.used[number] += size
+        place = self.target / f"pack-{number:02d}" / folder
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, place / file.name)
+
+
+def write_packs(
+    source: Path, target: Path, recipe: Path, *, earlier: Sequence[Path] = (), wheels: bool = True
+) -> list[int]:
+    """Spread the corpus in `source` over packs of at most MAX_BYTES in `target`, which is replaced; returns the sizes.
+
+    earlier: folders of results, whose newest pieces of every stage come along. wheels: also fetch, from the package
+    index, what reads Ogg on a machine with Python 3.12 on x86-64 Linux.
     Raises ConfigError when `source` is no corpus or a file is too large for a pack.
     """
     manifest = source / "manifest.tsv"
     if not manifest.is_file():
         raise ConfigError(f"no manifest.tsv in {source}: give the folder of a corpus")
     shutil.rmtree(target, ignore_errors=True)
-    first = target / "pack-00"
-    (first / "shards").mkdir(parents=True)
-    shutil.copyfile(manifest, first / "manifest.tsv")
-    shutil.copyfile(recipe, first / "recipe.toml")
-    if wheels:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
-        done = subprocess.run(
-            [*command, *_PLATFORM, "--dest", str(first / "wheels"), *_WHEELS],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise ConfigError(f"cannot fetch wheels: {done.stderr.strip().splitlines()[-1]}")
-    packs, used = [first], _size(first)
+    packer = Packer(target)
+    packer.add(manifest, "")
+    with tempfile.TemporaryDirectory() as scratch:
+        settings = Path(scratch) / "recipe.toml"
+        shutil.copyfile(recipe, settings)
+        packer.add(settings, "")
+        if wheels:
+            for wheel in _fetch_wheels(Path(scratch)):
+                packer.add(wheel, "wheels")
+    for stage in PARTS:
+        found = find_pieces(earlier, stage)
+        names = () if found is None else (f"{stage}-*.safetensors", *_BESIDE[stage])
+        for pattern in names:
+            for file in sorted(found.glob(pattern)) if found else ():
+                packer.add(file, f"earlier/{stage}")
     for shard in sorted((source / "shards").glob("*.tar")):
-        size = shard.stat().st_size
-        if size > MAX_BYTES:
-            raise ConfigError(f"{shard.name} has {size >> 20} MiB, a pack holds {MAX_BYTES >> 20}: make smaller shards")
-        if used + size > MAX_BYTES:
-            packs.append(target / f"pack-{len(packs):02d}")
-            (packs[-1] / "shards").mkdir(parents=True)
-            used = 0
-        shutil.copyfile(shard, packs[-1] / "shards" / shard.name)
-        used += size
-    (first / "packs").write_text(str(len(packs)))
-    return packs
+        packer.add(shard, "shards")
+    (target / "pack-00" / "packs").write_text(str(len(packer.used)))
+    return packer.used
+
+
+def _fetch_wheels(folder: Path) -> list[Path]:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    command += [*_PLATFORM, "--dest", str(folder), *_WHEELS]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ConfigError(f"cannot fetch wheels: {done.stderr.strip().splitlines()[-1]}")
+    return sorted(folder.glob("*.whl"))
 
 
 def unpacked(packs: Path) -> Path:
@@ -78,17 +111,17 @@ def unpacked(packs: Path) -> Path:
     if not (first / "packs").is_file():
         raise ConfigError(f"no pack-00 in {packs}: write the packs first (make gpu-pack)")
     count = int((first / "packs").read_text())
-    missing = [n for n in range(count) if not (packs / f"pack-{n:02d}" / "shards").is_dir()]
+    missing = [f"pack-{n:02d}" for n in range(count) if not (packs / f"pack-{n:02d}").is_dir()]
     if missing:
-        raise ConfigError(f"{packs} lacks {', '.join(f'pack-{n:02d}' for n in missing)} of {count} packs")
+        raise ConfigError(f"{packs} lacks {', '.join(missing)} of {count} packs: carry them too")
     joined = Path(tempfile.mkdtemp(prefix="packs-"))
-    (joined / "shards").mkdir()
     for number in range(count):
-        for shard in sorted((packs / f"pack-{number:02d}" / "shards").iterdir()):
-            (joined / "shards" / shard.name).symlink_to(shard.resolve())
-    for name in ("manifest.tsv", "recipe.toml"):
-        (joined / name).symlink_to((first / name).resolve())
-    _import_wheels(sorted((first / "wheels").glob("*.whl")), joined / "site")
+        pack = packs / f"pack-{number:02d}"
+        for file in sorted(p for p in pack.rglob("*") if p.is_file()):
+            link = joined / file.relative_to(pack)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(file.resolve())
+    _import_wheels(sorted(joined.glob("wheels/*.whl")), joined / "site")
     return joined
 
 
@@ -101,24 +134,21 @@ def _import_wheels(wheels: list[Path], site: Path) -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(site)]))
 
 
-def _size(folder: Path) -> int:
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-
-
 def main() -> None:
     """`python -m speechgpt_gen.models.training.slices.pack SOURCE TARGET [--recipe FILE] [--no-wheels]`."""
     parser = argparse.ArgumentParser(description="Pack what a bare machine needs to train.")
     parser.add_argument("source", type=Path, help="corpus folder: manifest.tsv and shards/")
     parser.add_argument("target", type=Path)
     parser.add_argument("--recipe", type=Path, default=Path(__file__).parents[1] / "nano.toml")
+    parser.add_argument("--earlier", type=Path, nargs="*", default=[], help="folders with results of earlier slices")
     parser.add_argument("--no-wheels", dest="wheels", action="store_false")
     given = parser.parse_args()
     try:
-        packs = write_packs(given.source, given.target, given.recipe, wheels=given.wheels)
+        sizes = write_packs(given.source, given.target, given.recipe, earlier=given.earlier, wheels=given.wheels)
     except SpeechGPTGenError as error:
         sys.exit(f"error: {error}")
-    for pack in packs:
-        print(f"{pack}: {_size(pack) / 2**20:.1f} MiB")
+    for number, size in enumerate(sizes):
+        print(f"{given.target}/pack-{number:02d}: {size / 2**20:.1f} MiB")
 
 
 if __name__ == "__main__":

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...errors import CheckpointError
 
@@ -16,8 +18,8 @@ MAX_BYTES: Final = 15_500_000
 _SMALL: Final = 4096
 
 
-def write_pieces(state: Mapping[str, Tensor], folder: Path, name: str) -> int:
-    """Write `name-00.safetensors`, ... of at most MAX_BYTES each; returns how many.
+def write_pieces(state: Mapping[str, Tensor], folder: Path, name: str, *, units: str) -> int:
+    """Write `name-00.safetensors`, ... of at most MAX_BYTES each; returns how many. `units` says which units they know.
 
     Tensors of 4096 numbers and more become float16, as all that is shipped is rounded further; statistics and biases
     keep their bits. Raises CheckpointError for a tensor that is not finite in float16 or larger than a file may be.
@@ -42,7 +44,9 @@ def write_pieces(state: Mapping[str, Tensor], folder: Path, name: str) -> int:
         old.unlink()
     for number, piece in enumerate(pieces):
         # The count is in every piece, so that a lost one is noticed.
-        save_file(piece, folder / f"{name}-{number:02d}.safetensors", metadata={"pieces": str(len(pieces))})
+        save_file(
+            piece, folder / f"{name}-{number:02d}.safetensors", metadata={"pieces": str(len(pieces)), "units": units}
+        )
     return len(pieces)
 
 
@@ -55,15 +59,31 @@ def find_pieces(folders: Sequence[Path], name: str) -> Path | None:
     return None
 
 
-def read_pieces(folder: Path, name: str) -> dict[str, Tensor]:
-    """Join what `write_pieces` wrote, floats as float32. Raises CheckpointError when a piece is missing."""
-    from safetensors import safe_open
+def units_id(encoder: nn.Module) -> str:
+    """Short name of the units that a semantic encoder makes: parts that were trained on other units don't fit it."""
+    digest = sha256()
+    for key, value in sorted(encoder.state_dict().items()):
+        if value.is_floating_point():
+            digest.update(key.encode() + value.detach().cpu().half().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
 
+
+def units_of_pieces(folder: Path, name: str) -> str:
+    """The units that the pieces of `name` in `folder` know."""
+    return _metadata(folder, name).get("units", "")
+
+
+def _metadata(folder: Path, name: str) -> dict[str, str]:
     first = folder / f"{name}-00.safetensors"
     if not first.is_file():
         raise CheckpointError(f"{folder} has no {first.name}")
     with safe_open(first, "pt") as handle:
-        count = int((handle.metadata() or {}).get("pieces", 1))
+        return dict(handle.metadata() or {})
+
+
+def read_pieces(folder: Path, name: str) -> dict[str, Tensor]:
+    """Join what `write_pieces` wrote, floats as float32. Raises CheckpointError when a piece is missing."""
+    count = int(_metadata(folder, name).get("pieces", 1))
     state: dict[str, Tensor] = {}
     for number in range(count):
         path = folder / f"{name}-{number:02d}.safetensors"

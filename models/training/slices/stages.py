@@ -8,7 +8,7 @@ perceptual   codes of the corpus, then the flow
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,14 +25,15 @@ from ...semantic.vocabulary import SpeechVocabulary
 from ...speech_tokenizer.streaming import StreamingSpeechTokenizer
 from .. import acoustic, perceptual_model, semantic_model, semantic_units
 from ..corpus import Corpus
-from ..extract import extract, load_spoken
+from ..extract import Spoken, extract, load_spoken
 from ..recipe import Recipe, all_units, prompt_voice, restore
 from ..recordings import Recordings
 from .judging import character_error_rate, judged, reconstructed, spoken_again, write_samples
 from .machine import Machine
-from .pieces import find_pieces, read_pieces, write_pieces
+from .pieces import find_pieces, read_pieces, units_id, units_of_pieces, write_pieces
 
 Figures = dict[str, float]
+_READER = "reader."
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,14 @@ class Slice:
     shipped: str | Path = "nano"
     """The bundle to go on from where there are no pieces."""
 
-    def pieces(self, name: str) -> dict[str, Tensor] | None:
-        """Weights that an earlier slice left, if any."""
+    def earlier(self, name: str, units: str | None = None) -> Path | None:
+        """The folder where an earlier slice left pieces of `name`, if one did; with `units`, only if they fit those."""
         folder = find_pieces(self.resume, name)
-        if folder is None:
+        if folder is not None and units is not None and units_of_pieces(folder, name) != units:
+            print(f"{name}: {folder} was trained on other units, so it starts anew", flush=True)
             return None
-        print(f"{name}: from {folder}", flush=True)
-        return read_pieces(folder, name)
+        print(f"{name}: {'starts anew' if folder is None else f'goes on from {folder}'}", flush=True)
+        return folder
 
     def reader_config(self) -> semantic_units.SemanticUnitsConfig:
         """Settings that learn to read finished units and leave them as they are."""
@@ -65,42 +67,40 @@ class Slice:
 
 def tokenizer(run: Slice) -> Figures:
     """Units and codec. The first slice learns both, later ones leave the units as they are and go on with the codec."""
-    earlier = run.pieces("tokenizer")
-    start = _tokenizer(run, earlier)
-    units = None if earlier is None else _units_module(run, start)
+    machine = run.machine
+    folder = run.earlier("tokenizer")
+    start, units = _tokenizer(run, folder)
     settled = units is not None
     if units is None:
-        budget = run.machine.left * 0.45
         units = semantic_units.train(
             run.corpus,
             run.work / "units",
             run.recipe.units,
-            device=run.machine.device,
+            device=machine.device,
             start=start.semantic,
-            budget=budget,
-        )
-    start.semantic.load_state_dict(units.eval().encoder.state_dict())
+            budget=machine.left * 0.45,
+        ).eval()
+        start.codebooks.vectors.zero_()  # they belong to other units
     extract(run.corpus, units, run.work / "spoken.npz")
     spoken = load_spoken(run.work / "spoken.npz", run.corpus)
-    if not settled:
-        start.codebooks.vectors.zero_()  # they belong to other units
     made = acoustic.train(
         run.corpus,
         run.work / "acoustic",
         run.recipe.acoustic,
         all_units(run.corpus, spoken),
-        device=run.machine.device,
+        device=machine.device,
         start=start,
-        budget=run.machine.left,
+        budget=machine.left,
     ).eval()
     made.semantic.load_state_dict(units.encoder.state_dict())
-    pieces = write_pieces(made.state_dict(), run.out, "tokenizer")
-    write_pieces(units.reader.state_dict(), run.out, "reader")
-    recordings, held_out = Recordings(run.corpus, run.machine.device), judged(run.corpus)
+    state = made.state_dict() | {_READER + key: value for key, value in units.reader.state_dict().items()}
+    pieces = write_pieces(state, run.out, "tokenizer", units=units_id(made.semantic))
+    recordings, held_out = Recordings(run.corpus, machine.device), judged(run.corpus)
     again = {u.id: reconstructed(recordings, made, u) for u in held_out}
     write_samples(run.out / "samples.wav", list(again.values())[:8])
-    figures: Figures = {
+    figures = {
         "pieces": pieces,
+        "settled": settled,
         "placed": sum(bool(s.words) for s in spoken.values()) / len(spoken),
         "cer_recorded": character_error_rate(units, {u.id: recordings.audio([u])[0] for u in held_out}, run.corpus),
         "cer_reconstructed": character_error_rate(units, again, run.corpus),
@@ -113,39 +113,33 @@ def tokenizer(run: Slice) -> Figures:
 def semantic(run: Slice) -> Figures:
     """The language model on units as they were recorded and as they are heard through noise."""
     machine = run.machine
-    base = _tokenizer(run, run.pieces("tokenizer"))
-    units = _units_module(run, base) or semantic_units.train(
-        run.corpus,
-        run.work / "reader",
-        run.reader_config(),
-        device=machine.device,
-        start=base.semantic,
-        budget=machine.left * 0.15,
-    )
-    machine.timed("units", lambda: extract(run.corpus, units, run.work / "spoken.npz"))
-    views = []
-    for number in range(2):
-        path = run.work / f"noisy{number}.npz"
-        extract(run.corpus, units, path, noise=np.random.default_rng(number))
-        views.append(load_spoken(path, run.corpus))
-    earlier = run.pieces("semantic")
+    base, units = _tokenizer(run, run.earlier("tokenizer"))
+    known = units_id(base.semantic)
+    if units is None:
+        units = semantic_units.train(
+            run.corpus,
+            run.work / "reader",
+            replace(run.recipe.units, freeze_encoder=True, spectrum_weight=0.0),
+            device=machine.device,
+            start=base.semantic,
+            budget=machine.left * 0.15,
+        ).eval()
+    views = [_heard(run, units, number) for number in range(3)]
     folder = run.work / "semantic"
-    start = None
-    if earlier is not None:
-        source = find_pieces(run.resume, "semantic")
-        assert source is not None
-        folder.mkdir(parents=True, exist_ok=True)
+    start, source = None, run.earlier("semantic", known)
+    if source is not None:
+        folder.mkdir(parents=True)
         for name in ("tokenizer.json", "vocabulary.json"):
-            shutil.copy(source / name, folder / name)
+            shutil.copyfile(source / name, folder / name)
         start = SemanticModel(semantic_model.model_config(run.recipe.semantic, SpeechVocabulary.load(folder)))
-        load_strict(start, earlier, source)
+        load_strict(start, read_pieces(source, "semantic"), source)
     model, vocabulary = semantic_model.train(
         run.corpus,
-        load_spoken(run.work / "spoken.npz", run.corpus),
+        views[0],
         folder,
         run.recipe.semantic,
         device=machine.device,
-        noisy=views,
+        noisy=views[1:],
         start=start,
         compiled=machine.is_gpu,
         workers=machine.workers,
@@ -153,21 +147,23 @@ def semantic(run: Slice) -> Figures:
     )
     _average(model, folder)
     vocabulary.save(run.out)
-    tokens = run.recipe.semantic.rows * run.recipe.semantic.row_tokens
-    return {"pieces": write_pieces(model.state_dict(), run.out, "semantic"), "items_per_step": tokens} | _size(model)
+    pieces = write_pieces(model.state_dict(), run.out, "semantic", units=known)
+    return {"pieces": pieces, "items_per_step": run.recipe.semantic.rows * run.recipe.semantic.row_tokens} | _size(
+        model
+    )
 
 
 def perceptual(run: Slice) -> Figures:
     """The flow, on all levels of the tokenizer's codes."""
     machine = run.machine
-    base = _tokenizer(run, run.pieces("tokenizer")).to(machine.device)
-    units = _encode_all(run, base)
-    codes = perceptual_model.extract_codes(run.corpus, base, units)
-    start = None
-    earlier = run.pieces("perceptual")
-    if earlier is not None:
+    base, reader = _tokenizer(run, run.earlier("tokenizer"))
+    known = units_id(base.semantic)
+    base.to(machine.device)
+    codes = perceptual_model.extract_codes(run.corpus, base, _encode_all(run, base))
+    start, source = None, run.earlier("perceptual", known)
+    if source is not None:
         start = BlockCausalFlow(run.recipe.perceptual.model)
-        load_strict(start, earlier, "perceptual")
+        load_strict(start, read_pieces(source, "perceptual"), source)
     folder = run.work / "perceptual"
     model = perceptual_model.train(
         run.corpus,
@@ -181,25 +177,15 @@ def perceptual(run: Slice) -> Figures:
         budget=machine.left,
     )
     _average(model, folder)
-    figures: Figures = {
-        "pieces": write_pieces(model.state_dict(), run.out, "perceptual"),
-        "items_per_step": run.recipe.perceptual.batch_frames,
-    }
+    pieces = write_pieces(model.state_dict(), run.out, "perceptual", units=known)
+    figures: Figures = {"pieces": pieces, "items_per_step": run.recipe.perceptual.batch_frames}
     recordings = Recordings(run.corpus, machine.device)
-    made = {
-        u.id: spoken_again(
-            recordings,
-            base,
-            model,
-            codes,
-            u,
-            prompt_frames=run.recipe.prompt_frames,
-            temperature=run.recipe.temperature,
-        )
-        for u in judged(run.corpus)
-    }
+    speaking = BlockCausalFlow(replace(model.config, prior_sigma=run.recipe.temperature))
+    speaking.load_state_dict(model.state_dict())
+    speaking.to(machine.device).eval()
+    frames = run.recipe.prompt_frames
+    made = {u.id: spoken_again(recordings, base, speaking, codes, u, frames) for u in judged(run.corpus)}
     write_samples(run.out / "samples.wav", list(made.values())[:8])
-    reader = _units_module(run, base)
     if reader is not None:
         figures["cer_spoken_again"] = character_error_rate(reader, made, run.corpus)
     return figures | _size(model)
@@ -208,25 +194,28 @@ def perceptual(run: Slice) -> Figures:
 STAGES = {"tokenizer": tokenizer, "semantic": semantic, "perceptual": perceptual}
 
 
-def _tokenizer(run: Slice, earlier: Mapping[str, Tensor] | None) -> StreamingSpeechTokenizer:
+def _tokenizer(run: Slice, folder: Path | None) -> tuple[StreamingSpeechTokenizer, semantic_units.SemanticUnits | None]:
+    """The tokenizer of earlier pieces with the reader of its units, or the shipped one, whose reader is not kept."""
     made = StreamingSpeechTokenizer(run.recipe.acoustic.tokenizer)
-    if earlier is None:
+    if folder is None:
         bundle = load_bundle(run.shipped)
         load_strict(made, bundle.tokenizer.state_dict(), f"the tokenizer of {bundle.info.name}")
-    else:
-        load_strict(made, earlier, "tokenizer")
-    return made.eval()
+        return made.eval(), None
+    state = read_pieces(folder, "tokenizer")
+    units = semantic_units.SemanticUnits(run.recipe.units, len(run.corpus.speakers))
+    read = {key.removeprefix(_READER): state.pop(key) for key in list(state) if key.startswith(_READER)}
+    load_strict(units.reader, read, folder)
+    load_strict(made, state, folder)
+    units.encoder.load_state_dict(made.semantic.state_dict())
+    return made.eval(), units.to(run.machine.device).eval()
 
 
-def _units_module(run: Slice, base: StreamingSpeechTokenizer) -> semantic_units.SemanticUnits | None:
-    """The units' encoder with the reader that an earlier slice left, None when none did."""
-    reader = run.pieces("reader")
-    if reader is None:
-        return None
-    module = semantic_units.SemanticUnits(run.recipe.units, len(run.corpus.speakers))
-    load_strict(module.reader, reader, "reader")
-    module.encoder.load_state_dict(base.semantic.state_dict())
-    return module.to(run.machine.device).eval()
+def _heard(run: Slice, units: semantic_units.SemanticUnits, view: int) -> dict[str, Spoken]:
+    """Units and words of the corpus as recorded (view 0), or through noise."""
+    path = run.work / f"spoken{view}.npz"
+    noise = np.random.default_rng(view) if view else None
+    run.machine.timed(f"units, view {view}", lambda: extract(run.corpus, units, path, noise=noise))
+    return load_spoken(path, run.corpus)
 
 
 @torch.inference_mode()

@@ -2,13 +2,13 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from speechgpt_gen import SpeechGPTGen
@@ -93,10 +93,12 @@ def test_slices_of_all_stages_make_a_model_that_speaks(packs: Path, tmp_path: Pa
     figures = run_slice(packs, "tokenizer", out["tokenizer"])
     assert figures["cer_reconstructed"] > 0
     assert figures["items_per_second"] > 0
-    units = load_file(out["tokenizer"] / "reader-00.safetensors")
+    first = pieces.read_pieces(out["tokenizer"], "tokenizer")
     run_slice(packs, "tokenizer", out["tokenizer"], out["tokenizer"])  # goes on: the units are settled
-    again = load_file(out["tokenizer"] / "reader-00.safetensors")
-    assert all(torch.equal(units[key], again[key]) for key in units)
+    again = pieces.read_pieces(out["tokenizer"], "tokenizer")
+    same = {key for key in first if torch.equal(first[key], again[key])}
+    assert {key for key in first if key.startswith(("semantic.", "reader."))} <= same
+    assert "decoder.head.weight" not in same
     run_slice(packs, "semantic", out["semantic"], out["tokenizer"])
     resumed = run_slice(packs, "semantic", out["semantic"], out["semantic"], out["tokenizer"])
     assert resumed["gemm_share"] > 0
@@ -109,7 +111,7 @@ def test_slices_of_all_stages_make_a_model_that_speaks(packs: Path, tmp_path: Pa
     assemble_slices([*out.values()], recipe, tmp_path / "model", shipped="tiny")
     model = SpeechGPTGen.load(tmp_path / "model")
     assert list(model.voices) == ["ann"]
-    with pytest.raises(CheckpointError, match="tokenizer needs"):
+    with pytest.raises(CheckpointError, match="semantic model was trained on other units"):
         assemble_slices([out["tokenizer"]], recipe, tmp_path / "half", shipped="tiny")
 
 
@@ -133,11 +135,11 @@ def test_packs_keep_their_limit_and_come_together_again(
     for name in ("A.tar", "B.tar", "C.tar"):
         (tmp_path / "many" / "shards" / name).write_bytes(bytes(25_000))
     packs = write_packs(tmp_path / "many", tmp_path / "packs", recipe, wheels=False)
-    assert [sorted(p.name for p in (pack / "shards").iterdir()) for pack in packs] == [["A.tar"], ["B.tar"], ["C.tar"]]
+    assert len(packs) == 3
+    assert max(packs) <= 40_000
     joined = unpacked(tmp_path / "packs")
     assert sorted(p.name for p in (joined / "shards").iterdir()) == ["A.tar", "B.tar", "C.tar"]
-    (packs[1] / "shards" / "B.tar").unlink()
-    (packs[1] / "shards").rmdir()
+    shutil.rmtree(tmp_path / "packs" / "pack-01")
     with pytest.raises(ConfigError, match="lacks pack-01"):
         unpacked(tmp_path / "packs")
 
@@ -145,7 +147,7 @@ def test_packs_keep_their_limit_and_come_together_again(
 def test_weights_travel_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces, "MAX_BYTES", 20_000)
     module = nn.Sequential(nn.Linear(64, 128), nn.Linear(128, 64), nn.BatchNorm1d(64))
-    count = pieces.write_pieces(module.state_dict(), tmp_path, "part")
+    count = pieces.write_pieces(module.state_dict(), tmp_path, "part", units="")
     assert count == 2
     assert all(path.stat().st_size < 21_000 for path in tmp_path.iterdir())
     state = pieces.read_pieces(tmp_path, "part")
@@ -158,4 +160,4 @@ def test_weights_travel_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with torch.no_grad():
         module[0].weight[0, 0] = 1e6
     with pytest.raises(CheckpointError, match=r"0\.weight is not finite"):
-        pieces.write_pieces(module.state_dict(), tmp_path, "part")
+        pieces.write_pieces(module.state_dict(), tmp_path, "part", units="")
