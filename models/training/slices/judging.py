@@ -41,6 +41,7 @@ def spoken_again(
     model: BlockCausalFlow,
     codes: Tensor,
     u: Utterance,
+    *,
     prompt_frames: int,
 ) -> Tensor:
     """The utterance from its units alone, (N,) on the CPU, in the voice of another recording of its speaker.

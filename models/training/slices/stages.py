@@ -184,7 +184,7 @@ def perceptual(run: Slice) -> Figures:
     speaking.load_state_dict(model.state_dict())
     speaking.to(machine.device).eval()
     frames = run.recipe.prompt_frames
-    made = {u.id: spoken_again(recordings, base, speaking, codes, u, frames) for u in judged(run.corpus)}
+    made = {u.id: spoken_again(recordings, base, speaking, codes, u, prompt_frames=frames) for u in judged(run.corpus)}
     write_samples(run.out / "samples.wav", list(made.values())[:8])
     if reader is not None:
         figures["cer_spoken_again"] = character_error_rate(reader, made, run.corpus)
