@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
 import pytest
 import uvicorn
+from num2words import num2words
 from openai import AsyncOpenAI
 
 from speechgpt_gen.agent.app import create_app
@@ -93,6 +95,74 @@ async def test_spoken_turns_with_server_vad_and_barge_in(server, speechlike):
     async with asyncio.timeout(5):
         while server.engine.in_use:  # noqa: ASYNC110 (the fake engine has no event for it)
             await asyncio.sleep(0.01)
+
+
+class Loudspeaker:
+    """Plays what comes at once and without gaps; what is told to be unheard was not played."""
+
+    def __init__(self) -> None:
+        self.played: dict[str, bytes] = {}
+        self._empty_at = 0.0
+        self._item = ""
+
+    def play(self, item: str, data: bytes) -> None:
+        self._item = item
+        self.played[item] = self.played.get(item, b"") + data
+        self._empty_at = max(self._empty_at, time.monotonic()) + len(data) / 48_000
+
+    def flush(self) -> int:
+        """Forget what was not played; milliseconds of the last item that were."""
+        unplayed = 2 * round(max(0.0, self._empty_at - time.monotonic()) * 24_000)
+        sound = self.played[self._item]
+        self.played[self._item] = sound[: max(0, len(sound) - unplayed)]
+        self._empty_at = 0.0
+        return len(self.played[self._item]) // 48
+
+    def words(self) -> list[list[int]]:
+        return [
+            decode_words(np.frombuffer(sound, "<i2").astype(np.float32) / 32768, 24_000)
+            for sound in self.played.values()
+        ]
+
+
+async def test_three_spoken_turns_and_history_is_what_was_heard(server, speechlike):
+    server.engine.words = 8
+    question = np.concatenate((speechlike(0.8), np.zeros(12_000, np.float32)))
+    speaker, items, cut = Loudspeaker(), [], []
+    async with server.client().realtime.connect(model="nano") as connection:
+        await until(connection, "session.created")
+        await connection.input_audio_buffer.append(audio=pcm24(question))
+        async with asyncio.timeout(60):
+            async for event in connection:
+                if event.type == "response.output_audio.delta":
+                    speaker.play(event.item_id, base64.b64decode(event.delta))
+                    if len(speaker.played) == 2 and not cut and len(speaker.played[event.item_id]) > 1.5 * 48_000:
+                        cut.append(event.item_id)
+                        await connection.input_audio_buffer.append(audio=pcm24(question))
+                elif event.type == "input_audio_buffer.speech_started" and cut:
+                    heard = speaker.flush()
+                    await connection.conversation.item.truncate(item_id=cut[0], content_index=0, audio_end_ms=heard)
+                elif event.type == "conversation.item.added":
+                    items.append(event.item.id)
+                elif event.type == "response.done" and len(speaker.played) == 1:
+                    await connection.input_audio_buffer.append(audio=pcm24(question))
+                elif event.type == "response.done" and len(speaker.played) == 3:
+                    break
+        history = []
+        for item in items:
+            await connection.conversation.item.retrieve(item_id=item)
+            history.append((await until(connection, "conversation.item.retrieved"))[-1].item)
+    assert [item.role for item in history] == ["user", "assistant"] * 3
+    assert {item.content[0].transcript for item in history[::2]} == {"what is the time"}
+    said = [item.content[0].transcript.split() for item in history[1::2]]
+    heard_words = speaker.words()
+    for words, numbers in zip(said, heard_words, strict=True):
+        assert words == [num2words(number) for number in range(1, len(words) + 1)]
+        assert numbers == list(range(1, len(numbers) + 1))
+        assert abs(len(words) - len(numbers)) <= 1
+    assert [len(words) for words in said[::2]] == [8, 8]
+    assert 1 <= len(said[1]) <= 5
+    assert history[3].status == "incomplete"
 
 
 async def test_push_to_talk_with_a_cancel_when_nothing_is_active(server, speechlike):
