@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
+from pydantic_core import from_json
 
 from .event_objects import Item, Object, ResponseOptions
 from .events import EventError
@@ -130,8 +130,9 @@ def parse_client_event(text: str, *, max_bytes: int = 15 * 2**20) -> ClientEvent
     if len(text) > max_bytes or (4 * len(text) > max_bytes and len(text.encode(errors="replace")) > max_bytes):
         raise EventError("event_too_large", f"the event is larger than {max_bytes} bytes: send audio in smaller pieces")
     try:
-        fields = json.loads(text)
-    except (ValueError, RecursionError):
+        # Unlike json.loads it refuses NaN, and halves of surrogate pairs, which could never be sent back.
+        fields = from_json(text, allow_inf_nan=False)
+    except ValueError:
         raise EventError("invalid_json", "the event is not valid JSON") from None
     if not isinstance(fields, dict):
         raise EventError("invalid_event", f"an event is a JSON object, not {_json_name(fields)}")
@@ -158,7 +159,7 @@ def event_error(error: ValidationError, prefix: str = "", event_id: str | None =
             steps[-1:] = [f"{steps[-1]}[{step}]"] if steps else [f"[{step}]"]
         elif step.lower() not in _UNION_STEPS:
             steps.append(step)
-    param = ".".join(steps) or None
+    param = ".".join(steps)[:200] or None
     if fault["type"] == "missing":
         return EventError("missing_required_parameter", f"missing required parameter: {param}", param, event_id)
     if fault["type"] == "extra_forbidden":

@@ -39,6 +39,12 @@ Unsupported: TypeAlias = None
 Ignored = Annotated[None, BeforeValidator(lambda _: None)]
 """Type of a hint that makes no difference here: anything is taken for it, and nothing is echoed."""
 
+Text = Annotated[str, Field(max_length=100_000)]
+"""Words of any kind: a conversation keeps hundreds of them."""
+
+ShortText = Annotated[str, Field(max_length=512)]
+"""A name."""
+
 
 # Audio formats ------------------------------------------------------------------------------------------------------
 
@@ -155,10 +161,10 @@ class Session(Object):
     id: str
     model: str
     expires_at: int | None = None
-    instructions: str = ""
+    instructions: Text = ""
     output_modalities: list[Modality] = Field(["audio"], min_length=1, max_length=1)
     audio: SessionAudio = Field(default_factory=SessionAudio)
-    max_output_tokens: Annotated[int, Field(ge=1)] | Literal["inf"] = "inf"
+    max_output_tokens: Annotated[int, Field(ge=1, le=2**31)] | Literal["inf"] = "inf"
     tools: list[FunctionTool] = Field(default_factory=list, max_length=128)
     tool_choice: ToolChoice = "auto"
     parallel_tool_calls: Ignored = None
@@ -176,9 +182,9 @@ class Content(Object):
     """One part of a message. `audio` is base64 in the session's input format; the server never echoes it."""
 
     type: Literal["input_text", "input_audio", "output_text", "output_audio"]
-    text: str | None = None
+    text: Text | None = None
     audio: str | None = None
-    transcript: str | None = None
+    transcript: Text | None = None
 
     @model_serializer(mode="wrap")
     def _leave_out_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -198,7 +204,7 @@ _CONTENT_OF_ROLE = {
 class MessageItem(Object):
     """Something said or written by one side."""
 
-    id: str = ""
+    id: ShortText = ""
     object: Literal["realtime.item"] = "realtime.item"
     type: Literal["message"] = "message"
     status: Status = "completed"
@@ -216,24 +222,24 @@ class MessageItem(Object):
 class FunctionCallItem(Object):
     """A function call that the model made."""
 
-    id: str = ""
+    id: ShortText = ""
     object: Literal["realtime.item"] = "realtime.item"
     type: Literal["function_call"] = "function_call"
     status: Status = "completed"
-    call_id: str | None = None
-    name: str
-    arguments: str
+    call_id: ShortText | None = None
+    name: ShortText
+    arguments: Text
 
 
 class FunctionCallOutputItem(Object):
     """The result of a function call, which the client brings."""
 
-    id: str = ""
+    id: ShortText = ""
     object: Literal["realtime.item"] = "realtime.item"
     type: Literal["function_call_output"] = "function_call_output"
     status: Status = "completed"
-    call_id: str
-    output: str
+    call_id: ShortText
+    output: Text
 
 
 Item = Annotated[MessageItem | FunctionCallItem | FunctionCallOutputItem, Field(discriminator="type")]
@@ -322,10 +328,10 @@ class ResponseOptions(Object):
 
     conversation: Literal["auto", "none"] = "auto"
     input: list[InputItem] | None = None
-    instructions: str | None = None
+    instructions: Text | None = None
     output_modalities: Annotated[list[Modality], Field(min_length=1, max_length=1)] | None = None
-    max_output_tokens: Annotated[int, Field(ge=1)] | Literal["inf"] | None = None
-    metadata: dict[str, str] | None = Field(None, max_length=16)
+    max_output_tokens: Annotated[int, Field(ge=1, le=2**31)] | Literal["inf"] | None = None
+    metadata: Annotated[dict[ShortText, ShortText], Field(max_length=16)] | None = None
     audio: ResponseAudio | None = None
     tools: Annotated[list[FunctionTool], Field(max_length=128)] | None = None
     tool_choice: ToolChoice | None = None

@@ -72,7 +72,7 @@ def known_voice(name: str, voices: tuple[str, ...], default: str, param: str) ->
         return name
     if name in _FOREIGN_VOICES:
         return default
-    raise EventError("invalid_value", f"unknown voice {name!r}: choose one of {', '.join(voices)}", param)
+    raise EventError("invalid_value", f"unknown voice {name[:80]!r}: choose one of {', '.join(voices)}", param)
 
 
 def turn_options(settings: Settings, detection: ServerVad | SemanticVad, words: str = "") -> TurnOptions:

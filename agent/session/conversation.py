@@ -306,6 +306,8 @@ class Conversation:
         item.id = item.id or new_id("item")
         item.status = "completed"
         speech = item_speech(item, self._session, "item")
+        if speech is not None:
+            self._items.forget_sound()
         previous = self._items.add(Entry(item, speech=speech), event.previous_item_id)
         self._send(events.ItemAdded(item=item.model_copy(deep=True), previous_item_id=previous))
         self._send(events.ItemDone(item=item.model_copy(deep=True), previous_item_id=previous))

@@ -207,8 +207,7 @@ class Floor:
     def _add_turn(self, speech: UserSpeech) -> UserSpeech:
         """Make the user's turn an item."""
         self.turn = None
-        for entry in self._items.unanswered():
-            entry.speech = None  # only the last one can still be heard again; the others have their transcripts
+        self._items.forget_sound()
         item = MessageItem(id=speech.item_id, role="user", content=[Content(type="input_audio")])
         previous = self._items.add(Entry(item, speech=speech))
         self._emit(events.AudioCommitted(item_id=item.id, previous_item_id=previous))
@@ -277,7 +276,7 @@ class Floor:
         """Stop the answer for the client. Raises EventError when none is active."""
         reply = self.speaker.reply
         if reply is None or response_id not in (None, reply.id):
-            which = f"response {response_id}" if response_id else "no response"
+            which = f"response {response_id[:80]}" if response_id else "no response"
             fault = "is not active" if response_id else "is active"
             raise EventError("response_cancel_not_active", f"{which} {fault}: there is nothing to cancel")
         self.interrupt("client_cancelled")

@@ -106,11 +106,16 @@ class Items:
         """The user's entries since the last answer, in order."""
         return unanswered(self._entries)
 
+    def forget_sound(self) -> None:
+        """Keep of what was not answered only the words: a further recording comes, and the last is the one answered."""
+        for entry in self.unanswered():
+            entry.speech = None
+
     def _index(self, item_id: str, param: str) -> int:
         for index, entry in enumerate(self._entries):
             if entry.item.id == item_id:
                 return index
-        raise EventError("item_not_found", f"there is no item {item_id!r}", param)
+        raise EventError("item_not_found", f"there is no item {item_id[:80]!r}", param)
 
 
 def unanswered(entries: Sequence[Entry]) -> list[Entry]:

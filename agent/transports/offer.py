@@ -1,12 +1,12 @@
 """What a caller may send: the body of POST /v1/realtime/calls, checked before anything is opened for it."""
 
-import json
 from dataclasses import dataclass
 from email import message_from_bytes
 from email.policy import HTTP
 from typing import Any
 
 from aiortc.sdp import SessionDescription
+from pydantic_core import from_json
 from starlette.requests import Request
 
 from ...models.errors import SpeechGPTGenError
@@ -133,7 +133,7 @@ def _fields(content_type: str, body: bytes) -> dict[str, bytes]:
 
 def _session(content: bytes) -> dict[str, Any]:
     try:
-        session = json.loads(content)
+        session = from_json(content, allow_inf_nan=False)
     except ValueError:
         raise CallError(400, "malformed_session", "the form's field session is not JSON") from None
     if not isinstance(session, dict):

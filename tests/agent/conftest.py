@@ -1,9 +1,13 @@
-"""Things that tests of conversations need: a user's voice that voice activity detectors take for one."""
+"""Things that tests of conversations need: a user's voice that detectors take for one, and what a bad client sends."""
 
+import json
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 RATE = 16_000
@@ -37,3 +41,73 @@ def speechlike() -> Callable[..., NDArray[np.float32]]:
         return np.clip(0.2 * out / np.sqrt(np.mean(out**2)), -1, 1).astype(np.float32)
 
     return make
+
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "session.update": {"session": {"type": "realtime", "audio": {"input": {"turn_detection": {"type": "server_vad"}}}}},
+    "input_audio_buffer.append": {"audio": "AAAA"},
+    "input_audio_buffer.commit": {},
+    "conversation.item.create": {
+        "item": {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "a"}]},
+        "previous_item_id": "root",
+    },
+    "conversation.item.retrieve": {"item_id": "item_unknown"},
+    "conversation.item.delete": {"item_id": "item_unknown"},
+    "conversation.item.truncate": {"item_id": "item_unknown", "content_index": 0, "audio_end_ms": 0},
+    "response.create": {"response": {"output_modalities": ["audio"], "max_output_tokens": 1, "metadata": {"a": "b"}}},
+    "response.cancel": {"response_id": "resp_unknown"},
+}
+"""An event of each kind; some are errors as they are."""
+
+ODD = st.one_of(
+    st.sampled_from(
+        [True, -1, 10**400, 1.5, float("nan"), float("inf"), [], {}, [[]], {"type": "x"}, "\x00", "\ud800"]
+    ),
+    st.text(max_size=5).map(lambda text: {text: text}),
+    st.integers(1, 3).map(lambda depth: json.loads("[" * 200 * depth + "]" * 200 * depth)),
+    st.just("x" * 150_000),
+)
+
+
+@st.composite
+def _hostile(draw: st.DrawFn) -> str | bytes:
+    """Broken JSON, or an event with a part that is odd, unknown or missing; a few of them happen to be right."""
+    kind = draw(st.sampled_from(["text", "bytes", "json", "type", "unknown", "odd", "missing"]))
+    if kind == "text":
+        return draw(st.text(st.characters(exclude_categories=["Cs"]), max_size=40).filter(lambda text: "{" not in text))
+    if kind == "bytes":
+        return draw(st.binary(max_size=40).map(lambda data: b"\xff" + data))
+    if kind == "json":
+        return json.dumps(draw(ODD.filter(lambda value: not isinstance(value, dict))))
+    name = draw(st.sampled_from(sorted(SHAPES)))
+    event = json.loads(json.dumps({"type": name, "event_id": "mine", **SHAPES[name]}))
+    if kind == "type":
+        event["type"] = draw(st.one_of(ODD, st.text(st.characters(exclude_categories=["Cs"]), max_size=20)))
+        return json.dumps(event)
+    # Somewhere inside the event: any object or list of it, and there any member.
+    places: list[Any] = [event]
+    for place in places:
+        members = place.values() if isinstance(place, dict) else place
+        places += [member for member in members if isinstance(member, dict | list)]
+    place = draw(st.sampled_from([each for each in places if isinstance(each, dict) and "a" not in each]))
+    if kind == "unknown":
+        place["x" + draw(st.text("abc_.", max_size=300))] = draw(ODD)
+    elif kind == "odd":
+        place[draw(st.sampled_from(sorted(place)))] = draw(ODD)
+    else:
+        del place[draw(st.sampled_from(sorted(place)))]
+    return json.dumps(event)
+
+
+@pytest.fixture(scope="session")
+def hostile_messages() -> list[str | bytes]:
+    """300 messages of a client that means ill, or is broken; two in three at least are wrong."""
+    found: list[str | bytes] = []
+
+    @settings(max_examples=300, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @given(_hostile())
+    def collect(message: str | bytes) -> None:
+        found.append(message)
+
+    collect()
+    return found
