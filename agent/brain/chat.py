@@ -44,6 +44,8 @@ class ChatModel:
             max_retries=settings.brain_retries,
             timeout=settings.brain_timeout_s,
         )
+        # The package imports this part when it is first asked for, which would hold up the first answer by seconds.
+        self._completions = self._client.chat.completions
 
     async def close(self) -> None:
         """Close its connections."""
@@ -51,14 +53,13 @@ class ChatModel:
 
     async def answer(self, history: Sequence[Message], request: Request) -> AsyncGenerator[Text | FunctionCall, None]:
         """The answer to a history, as it comes. Raises BrainError, one line, also when it ends too soon."""
-        import httpx
         import openai
 
         messages = chat_messages(self._prompt, history, request.instructions)
         try:
             async with asyncio.timeout(self._patience):
                 asked: dict[str, Any] = {"messages": messages, **chat_tools(request)}
-                stream = await self._client.chat.completions.create(model=self._model, stream=True, **asked)
+                stream = await self._completions.create(model=self._model, stream=True, **asked)
             async with stream:
                 async for piece in self._pieces(stream):
                     yield piece
@@ -66,7 +67,7 @@ class ChatModel:
             raise BrainError(f"{self.where} has said nothing for {self._patience:g} s") from None
         except openai.APIStatusError as error:
             raise BrainError(f"{self.where} answers {error.status_code}: {_line(error.message)}") from None
-        except (openai.APIError, httpx.HTTPError, ValueError) as error:
+        except (openai.APIError, ValueError) as error:
             raise BrainError(f"{self.where} failed: {_line(error) or type(error).__name__}") from None
 
     async def _pieces(self, stream: AsyncIterator[ChatCompletionChunk]) -> AsyncGenerator[Text | FunctionCall, None]:
