@@ -36,6 +36,12 @@ class Doors:
             except ModuleNotFoundError:
                 raise ConfigError("--wyoming needs a package: pip install 'speechgpt-gen[wyoming]'") from None
             self._doors.append(WyomingDoor(engine, settings, clock, self._phrases))
+        if settings.mqtt:
+            try:
+                from .mqtt.door import MqttDoor
+            except ModuleNotFoundError:
+                raise ConfigError("--mqtt needs a package: pip install 'speechgpt-gen[mqtt]'") from None
+            self._doors.append(MqttDoor(engine, settings, clock, self._phrases))
 
     async def open(self) -> None:
         """Open them, once the engine runs."""

@@ -160,6 +160,30 @@ class Settings(BaseSettings):
     )
     wyoming_announce: bool = Field(False, description="Announce Wyoming on the local network, for Home Assistant.")
 
+    # MQTT
+    mqtt: SecretStr | None = Field(
+        None, description="Serve Rhasspy's Hermes satellites over this broker: mqtt[s]://[user:password@]host[:port]."
+    )
+    mqtt_username: str | None = Field(None, description="User name for the MQTT broker.")
+    mqtt_password: SecretStr | None = Field(None, description="Password for the MQTT broker.")
+    mqtt_ca: Path | None = Field(None, description="PEM certificates that the broker's must be signed by (mqtts).")
+    mqtt_cert: Path | None = Field(None, description="PEM certificate of ours, for brokers that ask for one (mqtts).")
+    mqtt_key: Path | None = Field(None, description="PEM private key of that certificate, unless it is in its file.")
+    mqtt_client_id: str | None = Field(
+        None, description="Our name on the broker, one client each; none makes one of this machine's name."
+    )
+    mqtt_sites: Names = Field(default_factory=list, description="Hermes sites to serve; none serves every site.")
+    mqtt_roles: Names = Field(
+        default_factory=lambda: ["asr", "tts", "dialogue"],
+        description="Hermes services to be: leave out what another program on the broker does.",
+    )
+    mqtt_follow_up_s: float = Field(
+        8.0, gt=0, le=600, description="A Hermes session in which nobody speaks for this long ends."
+    )
+    mqtt_barge_in: bool = Field(
+        False, description="Listen to a site while it plays: only with satellites that cancel their echo."
+    )
+
     @property
     def shown_turns(self) -> int:
         """Earlier turns that whoever answers is shown."""

@@ -46,8 +46,8 @@ class Conversation:
     Args:
         engine: gives the slot. Recorded voices are known if it is a VoiceBook.
         send: takes each server event; must not block.
-        playout: the agent's voice; with "webrtc" the transport pulls it, with "websocket" the conversation does and
-            sends it in events, paced by `clock`.
+        playout: the agent's voice; the transport pulls it, but with "websocket" the conversation does and sends it in
+            events, paced by `clock`.
         vad: the detector of the user's speech; None makes the one that the settings name.
 
     Attributes:
@@ -61,7 +61,7 @@ class Conversation:
         *,
         send: Callable[[ServerEvent], None],
         playout: Playout,
-        transport: Literal["websocket", "webrtc"],
+        transport: Literal["websocket", "webrtc", "mqtt"],
         clock: Clock,
         vad: Vad | None = None,
     ) -> None:

@@ -1,0 +1,1 @@
+"""The MQTT door: the Hermes dialogue of Rhasspy, for satellites with a microphone, a speaker and a wake word."""
