@@ -52,3 +52,13 @@ def test_a_door_that_cannot_open_fails_the_server_and_says_why():
 def test_settings_that_cannot_work_are_told_before_anything_starts():
     with pytest.raises(ConfigError, match="tcp://host:port"):
         create_app(FakeEngine(), Settings(wyoming="here"))
+    with pytest.raises(ConfigError, match="mqtt://host"):
+        create_app(FakeEngine(), Settings(mqtt="here"))
+
+
+def test_a_broker_that_is_not_there_does_not_hold_the_server_up():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    app = create_app(FakeEngine(), Settings(mqtt=f"mqtt://127.0.0.1:{port}"))
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        assert settled(client)["status"] == "ready"

@@ -181,3 +181,26 @@ async def house() -> AsyncIterator[Callable[..., House]]:
 def house_class() -> type[House]:
     """The house, for tests that make their own event loop."""
     return House
+
+
+@pytest.fixture(scope="session")
+def energy_vad() -> type[EnergyVad]:
+    """A detector for which speech is what is loud."""
+    return EnergyVad
+
+
+@pytest.fixture(scope="session")
+def utterance() -> Callable[[float], list[bytes]]:
+    """utterance(seconds): WAV messages of 20 ms of a voice, and of the silence that ends its turn."""
+
+    def frames(seconds: float) -> list[bytes]:
+        loud, still = (wav_of(np.full(320, level, np.float32)) for level in (0.1, 0.0))
+        return [loud] * round(50 * seconds) + [still] * 40
+
+    return frames
+
+
+@pytest.fixture(scope="session", name="sound_of")
+def _sound_of() -> Callable[[bytes], Pcm]:
+    """sound_of(wav): the sound of a message."""
+    return sound_of
