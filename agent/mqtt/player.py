@@ -23,8 +23,8 @@ from .wav import encode_wav
 SHORTEST, LONGEST = samples(1.0), samples(5.0)
 """Samples that are waited for before a piece is sent, and at most in one."""
 
-LATE_S = 0.5
-"""Seconds without more sound after which less than that is sent, too."""
+SOON_S, LATER_S = 0.5, 2.0
+"""Seconds without more sound after which less than that is sent, too: as the first piece, and later."""
 
 GRACE_S = 2.0
 """Seconds beyond a piece's length that a site may take to say that it has played it."""
@@ -109,7 +109,7 @@ class _Pieces:
     """A sound that is being made, in pieces that are worth sending."""
 
     def __init__(self, sound: AsyncIterator[Pcm], clock: Clock) -> None:
-        self._sound, self._clock = sound, clock
+        self._sound, self._clock, self._patience = sound, clock, SOON_S
         self._buffer = np.zeros(0, np.float32)
         self._grown = asyncio.Event()
         self._source = asyncio.create_task(self._collect())
@@ -118,7 +118,7 @@ class _Pieces:
         """The next piece; None when the sound has ended."""
         while len(self._buffer) < SHORTEST and not self._source.done():
             grown = asyncio.ensure_future(self._grown.wait())
-            late = asyncio.ensure_future(self._clock.sleep(LATE_S))
+            late = asyncio.ensure_future(self._clock.sleep(self._patience))
             waiting: set[asyncio.Future[Any]] = {grown, late, self._source}
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             for waiter in (grown, late):
@@ -129,6 +129,7 @@ class _Pieces:
         if not len(self._buffer):
             self._source.result()
             return None
+        self._patience = LATER_S
         at = self._cut()
         piece, self._buffer = self._buffer[:at], self._buffer[at:]
         return piece

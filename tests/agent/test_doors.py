@@ -15,7 +15,7 @@ from speechgpt_gen.streaming.engine.fake import FakeEngine
 
 
 async def describe(port: int) -> str:
-    async with AsyncTcpClient("127.0.0.1", port, read_timeout=20) as client:
+    async with AsyncTcpClient("127.0.0.1", port, read_timeout=60) as client:
         await client.write_event(Describe().event())
         event = await client.read_event()
         return event.type if event else ""

@@ -25,7 +25,7 @@ class Service:
 
     def connect(self) -> AsyncTcpClient:
         """A client, to be entered."""
-        return AsyncTcpClient("127.0.0.1", self.door.port, read_timeout=20)
+        return AsyncTcpClient("127.0.0.1", self.door.port, read_timeout=60)
 
     async def ask(self, *events: Event) -> list[Event]:
         """Send events on a connection of their own, as Home Assistant does; returns what comes of it."""

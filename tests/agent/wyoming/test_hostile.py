@@ -117,7 +117,7 @@ class Target:
         config = Settings(wyoming="tcp://127.0.0.1:0", max_event_bytes=MAX_PAYLOAD, max_turn_s=1.0)
         self.door = WyomingDoor(VoiceBook(self.engine, 2), config, RealClock(), Phrases())
         await self.door.open()
-        self.bystander = AsyncTcpClient("127.0.0.1", self.door.port, read_timeout=20)
+        self.bystander = AsyncTcpClient("127.0.0.1", self.door.port, read_timeout=60)
         await self.bystander.connect()
 
     async def close(self) -> None:
@@ -127,7 +127,7 @@ class Target:
     async def strike(self, message: bytes) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.door.port)
         writer.write(message)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (answer := await async_read_event(reader)) is not None and answer.type != "error":
                 pass
         assert answer is not None, "the connection ended without a word"
@@ -141,14 +141,14 @@ class Target:
         assert pong.data == {"text": "here"}
 
     async def still_works(self) -> None:
-        async with AsyncTcpClient("127.0.0.1", self.door.port, read_timeout=20) as client:
+        async with AsyncTcpClient("127.0.0.1", self.door.port, read_timeout=60) as client:
             for sent in (AudioStart(**FORMAT), AudioChunk(**FORMAT, audio=b"\0" * 4000), AudioStop()):
                 await client.write_event(sent.event())
             answer: Event | None = None
             while answer is None or answer.type != "transcript":
                 answer = await client.read_event()
                 assert answer is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while self.engine.in_use:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
