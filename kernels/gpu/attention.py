@@ -24,6 +24,7 @@ from . import launch
 
 _HEAD_DIMS: Final = (16, 32, 64, 128, 256)
 _DTYPES: Final = (torch.float32, torch.float16, torch.bfloat16)
+_TRITON: Final = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 _LEAST_M, _MOST_M = 16, 64  # queries of one program: what a tensor core takes at least, what registers hold
 _BLOCK_N: Final = 64  # keys of one step
 _CTAS: Final = 256  # about two for each of an H100's 132 multiprocessors
@@ -160,11 +161,13 @@ def attend_kernel(
     M: tl.constexpr,
     N: tl.constexpr,
     D: tl.constexpr,
+    PRODUCT: tl.constexpr,
 ):
     """One split of the keys of one key head, for M of the T x GROUP queries that share it.
 
     Grid (SPLITS, HEADS x blocks of M queries, B). NEW: new tokens per row, counted into the row's length; FRESH: the
     one new token is appended here. LEFT, RIGHT: window, -1 = open. ROWS: min(M, T x GROUP), rows of scratch per split.
+    PRODUCT: dtype of the products' factors.
     """
     split, row = tl.program_id(0), tl.program_id(2)
     head = tl.program_id(1) % HEADS
@@ -192,7 +195,7 @@ def attend_kernel(
     else:
         angle_at = tl.minimum(start_at, last_position) + tl.zeros_like(t)
     from_q = row.to(tl.int64) * q_row + t * q_time + query_head * q_head
-    query = _rotated(q, from_q, angle_at, cos, sin, keep, D, INTERLEAVED).to(q.dtype.element_ty)
+    query = _rotated(q, from_q, angle_at, cos, sin, keep, D, INTERLEAVED).to(q.dtype.element_ty).to(PRODUCT)
     scale = scale_log2
     if k_descale is not None:
         scale *= tl.load(k_descale + head)
@@ -238,7 +241,7 @@ def attend_kernel(
     for first in tl.range(begin, end, N):
         n = first + tl.arange(0, N)
         live = (n < end)[:, None]
-        keys = tl.load(from_k_cache + n[:, None].to(tl.int64) * kc_time, mask=live, other=0.0).to(q.dtype.element_ty)
+        keys = tl.load(from_k_cache + n[:, None].to(tl.int64) * kc_time, mask=live, other=0.0).to(PRODUCT)
         scores = tl.dot(query, tl.trans(keys), input_precision="ieee") * scale
         seen = (n < end)[None, :]
         if CAUSAL and T > 1:
@@ -253,8 +256,8 @@ def attend_kernel(
         p = tl.exp2(scores - shift[:, None])
         fade = tl.exp2(best - shift)
         weight = weight * fade + tl.sum(p, 1)
-        values = tl.load(from_v_cache + n[:, None].to(tl.int64) * vc_time, mask=live, other=0.0).to(q.dtype.element_ty)
-        acc = tl.dot(p.to(q.dtype.element_ty), values, acc * fade[:, None], input_precision="ieee")
+        values = tl.load(from_v_cache + n[:, None].to(tl.int64) * vc_time, mask=live, other=0.0).to(PRODUCT)
+        acc = tl.dot(p.to(PRODUCT), values, acc * fade[:, None], input_precision="ieee")
         best = higher
 
     if SPLITS > 1:
@@ -354,6 +357,7 @@ def run(call: Call) -> Tensor:
     k, v = (call.k, call.v) if times == 1 else (None, None)
     if call.k is not None and k is None:
         _append(call, lengths)
+    light = k_cache.dtype == torch.float8_e4m3fn
     queries = times * heads // kv_heads
     # Products in fp32 are no tensor core's: larger blocks would only spill.
     block_m = min(max(triton.next_power_of_2(queries), _LEAST_M), _LEAST_M if q.dtype == torch.float32 else _MOST_M)
@@ -406,6 +410,8 @@ def run(call: Call) -> Tensor:
         M=block_m,
         N=_BLOCK_N if q.dtype.itemsize == 2 and dim <= 128 else _BLOCK_N // 2,
         D=dim,
+        # fp8 widens to fp16 in one instruction for two values, to bf16 in four; queries and weights fit fp16 as well.
+        PRODUCT=_TRITON[torch.float16 if light and q.dtype == torch.bfloat16 else q.dtype],
         num_warps=4,
         num_stages=3 if dim <= 128 else 2,
     )

@@ -24,7 +24,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from speechgpt_gen.kernels.attention_call import Call
-from speechgpt_gen.kernels.gpu import attention, launch, linear, norm
+from speechgpt_gen.kernels.gpu import attention, launch, linear, norm, sampling
 
 META = torch.device("meta")
 BF16, FP8 = torch.bfloat16, torch.float8_e4m3fn
@@ -109,6 +109,27 @@ def modulate() -> object:
     )
 
 
+def draw() -> object:
+    """32 rows of the semantic model's vocabulary, fields strided as the engine has them."""
+    rows, size = 32, 33300
+    fields, chances = empty(rows, 9, dtype=torch.int64), empty(rows, 4, dtype=torch.float32)
+    return sampling.run(
+        empty(rows, size, dtype=torch.float32),
+        empty(8, 32000, dtype=torch.int32),
+        empty(8, dtype=torch.int32),
+        fields[:, 3],
+        keys=fields[:, 6:8],
+        positions=fields[:, 5],
+        temperature=chances[:, 0],
+        top_k=fields[:, 8],
+        top_p=chances[:, 2],
+        candidates=128,
+        seen=empty(rows + 1, size, dtype=torch.bool),
+        seen_rows=empty(rows, dtype=torch.int64),
+        penalty=chances[:, 3],
+    )
+
+
 LAUNCHES: dict[str, tuple[int, Callable[[], object]]] = {
     # name: (oldest compute capability, what launches it)
     "attention, decode": (80, attend(1, 1, 32, 32, 128)),
@@ -133,6 +154,7 @@ LAUNCHES: dict[str, tuple[int, Callable[[], object]]] = {
         ),
     ),
     "norm, modulate": (80, modulate),
+    "sampling": (80, draw),
     "SwiGLU": (80, lambda: norm.swiglu(empty(1, 2 * 11008))),
 }
 
