@@ -7,7 +7,7 @@ STAGE ?= tokenizer
 CORPUS ?= $(firstword $(wildcard data/speech ../*/data/speech))
 RESULTS ?= $(wildcard ../*/gpu)
 
-.PHONY: serve test fast gpu-pack clean
+.PHONY: serve test fast gpu-pack test-gpu clean
 
 serve: $(VENV)/.serve
 	$(BIN)/speechgpt-gen serve
@@ -23,6 +23,13 @@ test: $(VENV)/.test web_client/node_modules tests/e2e/agents/node_modules
 
 fast: $(VENV)/.test
 	$(BIN)/pytest -m "not slow and not browser"
+
+# The GPU's tests, exactness first, on a machine with nothing but Python, torch, Triton, transformers and pytest: no
+# network is asked, nothing is installed. Without a GPU they run in Triton's interpreter or say why they don't.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+GPU_TESTS := $(sort $(wildcard tests/kernels/test_gpu_*.py)) $(sort $(filter-out tests/kernels/%,$(wildcard tests/*/test_gpu_*.py tests/*/*/test_gpu_*.py)))
+test-gpu:
+	PYTHONPATH=. $(GPU_PYTHON) -m pytest -rs --durations=5 $(GPU_TESTS)
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'

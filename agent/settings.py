@@ -68,6 +68,9 @@ class Settings(BaseSettings):
     precision: Literal["float32", "bfloat16", "float16", "int8"] | None = Field(
         None, description="Of the two big models; none takes int8 on CPU (thrice as quick), bfloat16 on a GPU."
     )
+    kernels: Literal["auto", "triton", "flash", "torch"] = Field(
+        "auto", description="What computes on a GPU: our Triton kernels, flash-attn or torch; auto takes what is there."
+    )
     voice: str | None = Field(None, description="Voice of a new session; none takes the bundle's first.")
     answer_mode: Literal["text", "direct"] = Field(
         "text", description="text plans the answer in words first (clearer); direct goes from units to units (sooner)."

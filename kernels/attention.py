@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import attention_sdpa
+from . import attention_flash, attention_sdpa
 from .attention_call import Call
 from .selection import attention_backend, say_once
 
@@ -40,7 +40,7 @@ def attention_with_kvcache(
     Hkv, D) in q's dtype, or float8_e4m3fn. Any of them may be a strided view as long as D is contiguous.
     cache_seqlens: live length before the append, one int for every row or int32 (B,) on the device.
     cache_batch_idx: int32 (B,) slot of each row; None when row b is slot b. A negative slot marks an idle row: nothing
-    is written and its output is 0 (our back ends; flash-attn knows no idle rows).
+    is written and its output is 0.
     rotary_cos, rotary_sin: (positions, D / 2) fp32 tables (`rotary.rotary_tables`): rotate q and k on the way, key t
     and query t of a row to its length + t (without a causal mask or a window, all queries to its length).
     softmax_scale: of q @ k, D ** -0.5 by default.
@@ -83,6 +83,11 @@ def attention_with_kvcache(
         refusal = ours.refusal(call)
         if refusal is None:
             return ours.run(call)
+        say_once(f"attention falls back to torch: {refusal}")
+    elif backend == "flash":
+        refusal = attention_flash.refusal(call)
+        if refusal is None:
+            return attention_flash.run(call)
         say_once(f"attention falls back to torch: {refusal}")
     return attention_sdpa.run(call)
 

@@ -8,7 +8,6 @@ The environment variable SPEECHGPT_GEN_KERNELS gives the choice before anything 
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import logging
 import os
@@ -18,6 +17,8 @@ from functools import cache
 from typing import Final, Literal, get_args
 
 import torch
+
+from . import attention_flash
 
 KernelChoice = Literal["auto", "triton", "flash", "torch"]
 Backend = Literal["triton", "flash", "torch"]
@@ -122,10 +123,10 @@ def _flash_refusal(device_type: str, index: int | None) -> str | None:
     if torch.cuda.get_device_capability(index) < OLDEST:
         return "flash-attn needs compute capability 8.0 or newer"
     try:
-        importlib.import_module("flash_attn")
+        attention_flash.function()
     except ImportError as error:
-        return f"flash-attn can't be imported ({error})"
-    return None
+        return str(error)
+    return triton_refusal(device_type, index)  # it appends with our kernel
 
 
 def _interpreting() -> bool:

@@ -105,10 +105,12 @@ def _listen(settings: Settings) -> socket.socket:
 async def _run(settings: Settings, listener: socket.socket) -> None:
     import uvicorn
 
+    from ...kernels import selection
     from ...streaming.engine.local import LocalEngine
     from ..app import Server, create_app
     from ..tls import fingerprint, self_signed
 
+    selection.use(settings.kernels)
     engine = LocalEngine(settings.model, settings.slots, device=_device(settings.device), precision=settings.precision)
     app = create_app(engine, settings)
     certificate, key = self_signed() if settings.tls_self_signed else (settings.tls_cert, settings.tls_key)

@@ -356,7 +356,7 @@ def run(call: Call) -> Tensor:
     cos, sin = call.rotary or (None, None)
     k, v = (call.k, call.v) if times == 1 else (None, None)
     if call.k is not None and k is None:
-        _append(call, lengths)
+        append(call, lengths)
     light = k_cache.dtype == torch.float8_e4m3fn
     queries = times * heads // kv_heads
     # Products in fp32 are no tensor core's: larger blocks would only spill.
@@ -418,7 +418,7 @@ def run(call: Call) -> Tensor:
     return out
 
 
-def _append(call: Call, lengths: Tensor) -> None:
+def append(call: Call, lengths: Tensor) -> None:
     """Rotate the new keys and write them with their values to the cache; what does not fit is dropped."""
     k, v, k_cache, v_cache = call.k, call.v, call.k_cache, call.v_cache
     assert k is not None

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from speechgpt_gen.kernels import attention, attention_flash
 from speechgpt_gen.kernels.attention import attention_with_kvcache
 from speechgpt_gen.kernels.attention_sdpa import quantise
 from speechgpt_gen.kernels.rotary import rotary_tables, rotate
@@ -186,8 +187,8 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_equals_fp64(backend: str, case: dict[str, Any], dtype: torch.dtype) -> None:
     made = make(**{"causal": True, **case}, dtype=dtype, device=DEVICE)
-    if backend == "flash" and (made.k_cache.dtype.itemsize == 1 or -1 in made.rows or dtype == torch.float32):
-        pytest.skip("flash-attn knows no fp32, no idle rows and no fp8 cache")
+    if backend == "flash" and (made.k_cache.dtype.itemsize == 1 or dtype == torch.float32):
+        pytest.skip("flash-attn knows no fp32 and no fp8 cache")
     compare(made)
 
 
@@ -296,3 +297,30 @@ def test_product_sizes(heads: int, kv_heads: int, new: int, fp8: bool) -> None:
             outs.append(attention_with_kvcache(q, *(c.float() if exact else c for c in caches), k, v, **made.options))
     difference = (outs[0].float() - outs[1].float()).norm() / outs[1].float().norm()
     assert difference < 2e-2
+
+
+@pytest.mark.skipif(triton_refusal(DEVICE.type) is not None, reason=str(triton_refusal(DEVICE.type)))
+@pytest.mark.parametrize("version", [2, 4])
+@pytest.mark.parametrize("name", ["decode, idle rows", "decode, window", "prefill, grouped, rotary", "whole block"])
+def test_flash_attention_is_called_as_it_wants(name: str, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against functions with the package's signatures and meanings, in fp32, since few machines have the package."""
+
+    def flash_attn_with_kvcache(q: Tensor, keys: Tensor, values: Tensor, **options: Any) -> Tensor:
+        assert options["cache_seqlens"].dtype == options["cache_batch_idx"].dtype == torch.int32
+        with monkeypatch.context() as inside:
+            inside.setattr(attention, "attention_backend", lambda device: "torch")
+            return attention_with_kvcache(q, keys, values, **options)
+
+    def flash_attn_varlen_func(
+        q: Tensor, k: Tensor, v: Tensor, *, page_table: Tensor, seqused_k: Tensor, window_size: Any, **options: Any
+    ) -> tuple[Tensor, None]:
+        assert page_table.shape == (len(q), 1)
+        window = tuple(-1 if side is None else side for side in window_size)
+        options |= {"cache_seqlens": seqused_k, "cache_batch_idx": page_table[:, 0], "window_size": window}
+        return flash_attn_with_kvcache(q, k, v, **options), None
+
+    found = flash_attn_with_kvcache if version == 2 else flash_attn_varlen_func
+    monkeypatch.setattr(attention_flash, "function", lambda: found)
+    monkeypatch.setattr(attention_flash, "refusal", lambda call: None)
+    monkeypatch.setattr(attention, "attention_backend", lambda device: "flash")
+    compare(make(**{"causal": True, **CASES[name]}, device=DEVICE))
