@@ -19,6 +19,7 @@ from ..speech_tokenizer.semantic_encoder import mel_filters
 from ..speech_tokenizer.streaming import StreamingSpeechTokenizer, StreamingTokenizerConfig
 from .corpus import Corpus, Utterance
 from .loop import Loop, LoopConfig
+from .precision import mixed
 from .recordings import Recordings
 
 SCALES = ((256, 32), (512, 64), (1024, 80), (2048, 128))
@@ -182,7 +183,7 @@ def train(
         found, index = [], []
         for n in range(max(1, 1280 // config.batch)):
             wav, chosen, first = crops(recordings, pool, config, 10**9 + n)
-            with torch.no_grad(), torch.autocast(wav.device.type, torch.bfloat16):
+            with torch.no_grad(), mixed(wav.device):
                 found.append(tokenizer.continuous(wav))
             index.append(units_of(chosen, first))
         learner.start(torch.cat(found).flatten(0, 1), torch.cat(index).flatten())
@@ -193,7 +194,7 @@ def train(
         if quantized and not bool(tokenizer.codebooks.vectors.any()):
             start_codebooks()
         terms: dict[str, Tensor] = {}
-        with torch.autocast(wav.device.type, torch.bfloat16):
+        with mixed(wav.device):
             latents = tokenizer.continuous(wav)
             given = latents
             if quantized:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .batches import augment
 from .corpus import Corpus
+from .precision import mixed
 from .recordings import Recordings
 from .semantic_units import SYMBOLS, SemanticUnits, batches_of, spell
 
@@ -109,7 +110,7 @@ def extract(
         frames = [u.frames for u in chosen]
         wav = recordings.audio(chosen)
         mel = module.encoder.mel_frames(wav if noise is None else augment(wav, noise))
-        with torch.autocast(mel.device.type, torch.bfloat16):
+        with mixed(mel.device):
             values, index = module.encoder.quantize(module.encoder.hidden(mel))
             logits = module.reader.read(values).float().log_softmax(-1)
         index = index.cpu()

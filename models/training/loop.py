@@ -17,8 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from ..errors import ConfigError, SpeechGPTGenError
+from .parallel import ALONE, World, local, spread, whole
 from .progress import Watcher
 
 
@@ -56,6 +58,9 @@ def _write_atomically(state: dict[str, Any], path: Path) -> None:
 class Loop:
     """Trains `module` in `folder`: `checkpoint.pt` (resumed when there), `log.jsonl` and TensorBoard events.
 
+    Made by every process of a `world`, after the module was sharded. Each process then trains on batches of its own and
+    keeps its own `checkpoint-RANK-of-SIZE.pt`; the whole weights are left in `weights.pt`.
+
     budget: seconds that `run` may take, counted from here; None for no limit. evaluate: figures of the module so far,
     logged under "valid_" every `evaluate_every` steps and at the end.
     Raises DivergedError as soon as a loss is not finite: the last checkpoint is from before it.
@@ -70,13 +75,17 @@ class Loop:
         budget: float | None = None,
         evaluate: Callable[[], dict[str, float]] | None = None,
         evaluate_every: int = 0,
+        world: World = ALONE,
     ) -> None:
+        if world.size > 1 and budget is not None:
+            raise ConfigError("several processes end by steps, not by the clock: leave the budget out")
         folder.mkdir(parents=True, exist_ok=True)
         if next(module.parameters()).device.type == "cpu":
             torch.set_num_threads(config.threads)
         self.folder, self.module, self.config = folder, module, config
         self.began, self.budget = time.monotonic(), budget
         self.evaluate, self.evaluate_every = evaluate, evaluate_every
+        self.world = world
         decayed = [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
         plain = [p for p in module.parameters() if p.requires_grad and p.ndim <= 1]
         self.optimizer = torch.optim.AdamW(
@@ -89,17 +98,36 @@ class Loop:
         self.average: dict[str, Tensor] | None = None
         if config.ema:
             self.average = {name: value.detach().clone() for name, value in module.state_dict().items()}
-        checkpoint = folder / "checkpoint.pt"
-        if checkpoint.is_file():
-            state = torch.load(checkpoint, map_location=next(module.parameters()).device, weights_only=True)
-            try:
-                module.load_state_dict(state["module"])
-            except RuntimeError as error:
-                raise ConfigError(f"{checkpoint} was made with another configuration: use another folder") from error
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.step = state["step"]
-            if self.average is not None:
-                self.average = state["average"]
+        self._resume()
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where this process keeps its state."""
+        w = self.world
+        return self.folder / ("checkpoint.pt" if w.size == 1 else f"checkpoint-{w.rank}-of-{w.size}.pt")
+
+    def _resume(self) -> None:
+        if not self.checkpoint.is_file():
+            others = sorted(path.name for path in self.folder.glob("checkpoint*.pt"))
+            if others:
+                raise ConfigError(f"{self.folder} has {others[0]}: go on with as many processes as began")
+            return
+        device = next(self.module.parameters()).device
+        state = torch.load(self.checkpoint, map_location=device, weights_only=True)
+        try:
+            with torch.no_grad():
+                own = self.module.state_dict()
+                self.module.load_state_dict({name: spread(state["module"][name], own[name]) for name in own})
+        except (KeyError, RuntimeError) as error:
+            raise ConfigError(f"{self.checkpoint} was made with another configuration: use another folder") from error
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        moments = state["optimizer"]["state"]
+        for number, values in moments.items():
+            moments[number] = {key: spread(value, parameters[number]) for key, value in values.items()}
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+        if self.average is not None:
+            self.average = {name: spread(value, own[name]) for name, value in state["average"].items()}
 
     def done(self) -> float:
         """Share of the run that is over, by steps or by seconds, whichever is further; 1 at its end."""
@@ -123,13 +151,18 @@ class Loop:
             "step": self.step,
             "average": self.average,
         }
-        _write_atomically(state, self.folder / "checkpoint.pt")
+        _write_atomically(local(state), self.checkpoint)
+        if self.world.size > 1:
+            weights = whole(self.average or self.module.state_dict())
+            if self.world.first:
+                _write_atomically(weights, self.folder / "weights.pt")
+            self.world.wait()
 
     def run(self, losses: Callable[[int], dict[str, Tensor]], *, until: int | None = None) -> None:
         """Train to the end, or to step `until`. `losses(n)` returns the named terms of batch n; `loss` is minimised."""
         last = min(self.config.steps, until or self.config.steps)
         self.module.train()
-        with Watcher(self.folder, self.step, last) as watcher:
+        with Watcher(self.folder, self.step, last, quiet=not self.world.first) as watcher:
             while self.step < last and self.done() < 1.0:
                 began = time.perf_counter()
                 values = self._advance(losses)
@@ -151,17 +184,19 @@ class Loop:
         parts = self.config.accumulate
         values: dict[str, float] = {}
         for part in range(parts):
-            terms = losses(self.step * parts + part)
+            terms = losses((self.step * parts + part) * self.world.size + self.world.rank)
             for name, value in terms.items():
                 values[name] = values.get(name, 0.0) + float(value.detach()) / parts
-            if not math.isfinite(values["loss"]):
-                raise DivergedError(f"loss is {values['loss']} at step {self.step}: lower the learning rate")
             (terms["loss"] / parts).backward()  # type: ignore[no-untyped-call]
+        values = self.world.mean(values)  # what is not finite in one process stops all
+        if not math.isfinite(values["loss"]):
+            raise DivergedError(f"loss is {values['loss']} at step {self.step}: lower the learning rate")
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.config.clip)
-        if torch.isfinite(norm):
+        size = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        if math.isfinite(size):
             self.optimizer.step()
         self._follow()
-        return values | {"norm": float(norm)}
+        return values | {"norm": size}
 
     @torch.no_grad()
     def _follow(self) -> None:

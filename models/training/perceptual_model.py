@@ -16,6 +16,8 @@ from ..speech_tokenizer.streaming import StreamingSpeechTokenizer
 from .batches import BucketBatches
 from .corpus import Corpus, Utterance
 from .loop import Loop, LoopConfig
+from .parallel import ALONE, World, shard
+from .precision import mixed
 from .recordings import Recordings
 
 
@@ -47,7 +49,7 @@ def extract_codes(corpus: Corpus, tokenizer: StreamingSpeechTokenizer, units: Te
     for step in range(batches.per_epoch):
         chosen = [corpus.utterances[i] for i in batches(step)]
         wav = recordings.audio(chosen)
-        with torch.autocast(wav.device.type, torch.bfloat16):
+        with mixed(wav.device):
             latents = tokenizer.continuous(wav[:, None])
         for row, u in zip(latents, chosen, strict=True):
             own = codes[recordings.first_row[u.id] :][: u.frames]
@@ -72,6 +74,7 @@ def train(
     compiled: bool = False,
     budget: float | None = None,
     until: int | None = None,
+    world: World = ALONE,
 ) -> BlockCausalFlow:
     """Train the perceptual model in `folder` on `codes` (from `extract_codes`), resuming from its checkpoint.
 
@@ -87,6 +90,8 @@ def train(
         model.latent_mean.copy_(sample.mean(0))
         model.latent_std.copy_(sample.std(0))
     model.to(device)
+    if world.size > 1:
+        shard(model, list(model.blocks), ["velocity"])
     if compiled:
         for block in model.blocks:
             block.compile(dynamic=True)
@@ -102,7 +107,7 @@ def train(
         valid = torch.arange(longest, device=device)[None] < frames[:, None]
         latents, v1 = tokenizer.latents(codes_of), tokenizer.semantic_latents(codes_of[0])
         generator = torch.Generator(device).manual_seed(step)
-        with torch.autocast(latents.device.type, torch.bfloat16):
+        with mixed(latents.device):
             return flow_loss(model, latents, v1, draw_situation(longest, rng), valid=valid, generator=generator)
 
     def batches_of(pool: Sequence[Utterance], seed: int) -> BucketBatches:
@@ -117,6 +122,14 @@ def train(
         some = range(min(16, judged.per_epoch))
         return {"loss": sum(float(situated_loss(held_out or training, judged, n)) for n in some) / len(some)}
 
-    loop = Loop(folder, model, recipe.loop, budget=budget, evaluate=evaluate, evaluate_every=recipe.evaluate_every)
+    loop = Loop(
+        folder,
+        model,
+        recipe.loop,
+        budget=budget,
+        evaluate=evaluate,
+        evaluate_every=recipe.evaluate_every,
+        world=world,
+    )
     loop.run(lambda step: {"loss": situated_loss(training, batches, step)}, until=until)
     return model

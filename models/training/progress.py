@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from importlib.util import find_spec
@@ -15,19 +16,20 @@ _LINE_EVERY = 10.0
 
 
 class Watcher:
-    """Appends to `folder/log.jsonl`; use it as a context and call it after each step."""
+    """Appends to `folder/log.jsonl`; use it as a context and call it after each step. A quiet one shows nothing."""
 
-    def __init__(self, folder: Path, done: int, total: int) -> None:
-        self.folder, self.total = folder, total
-        self._log = (folder / "log.jsonl").open("a")
+    def __init__(self, folder: Path, done: int, total: int, *, quiet: bool = False) -> None:
+        self.folder, self.total, self.quiet = folder, total, quiet
+        log = Path(os.devnull) if quiet else folder / "log.jsonl"
+        self._log = log.open("a")
         self._board: Any = None
         self._bar: Any = None
         self._spoke = 0.0
-        if find_spec("tensorboard"):
+        if find_spec("tensorboard") and not quiet:
             from torch.utils.tensorboard import SummaryWriter
 
             self._board = SummaryWriter(str(folder))
-        if find_spec("rich") and sys.stderr.isatty():
+        if find_spec("rich") and not quiet and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -58,7 +60,7 @@ class Watcher:
                 self._board.add_scalar(name, value, step)
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=f"loss {values['loss']:.3f}")
-        elif time.monotonic() - self._spoke > _LINE_EVERY or step == self.total:
+        elif not self.quiet and (time.monotonic() - self._spoke > _LINE_EVERY or step == self.total):
             self._spoke = time.monotonic()
             terms = " ".join(f"{name} {value:.4g}" for name, value in values.items())
             print(f"{self.folder.name} {step}/{self.total} {terms}", file=sys.stderr, flush=True)

@@ -13,6 +13,7 @@ Every stage goes on from its last checkpoint; a stage that is finished is not ru
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,7 @@ from ..voice import Voice
 from . import acoustic, perceptual_model, semantic_model, semantic_units
 from .corpus import Corpus
 from .extract import Spoken, extract, load_spoken
+from .parallel import World
 
 
 @dataclass(frozen=True)
@@ -67,32 +69,33 @@ def load_recipe(path: Path) -> Recipe:
     return from_json(Recipe, data, str(path))
 
 
-def finished(folder: Path, steps: int) -> bool:
-    """Whether a stage's checkpoint has come to its last step."""
-    checkpoint = folder / "checkpoint.pt"
-    return checkpoint.is_file() and int(torch.load(checkpoint, weights_only=True, mmap=True)["step"]) >= steps
+def device() -> str:
+    """Where stages train: this process' GPU, or the CPU."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
 def restore(module: nn.Module, folder: Path) -> None:
     """Load a stage's weights (their moving average, if it kept one) and set the module to eval."""
-    checkpoint = folder / "checkpoint.pt"
-    if not checkpoint.is_file():
+    for name in ("checkpoint.pt", "weights.pt"):
+        if (folder / name).is_file():
+            state = torch.load(folder / name, map_location="cpu", weights_only=True)
+            break
+    else:
         raise ConfigError(f"{folder} has no checkpoint: run the stage before this one first")
-    state = torch.load(checkpoint, weights_only=True)
-    module.load_state_dict(state["average"] or state["module"])
+    module.load_state_dict((state["average"] or state["module"]) if name == "checkpoint.pt" else state)
     module.eval()
 
 
 def train_tokenizer(run: Path, recipe: Recipe) -> None:
     """Both stages of the speech tokenizer, with the extraction of units and words between them."""
     corpus = Corpus(run / "corpus")
-    semantic_units.train(corpus, run / "units", recipe.units)
+    semantic_units.train(corpus, run / "units", recipe.units, device=device())
     if not (run / "spoken.npz").is_file():
         module = semantic_units.SemanticUnits(recipe.units, len(corpus.speakers))
         restore(module, run / "units")
         extract(corpus, module, run / "spoken.npz")
     units = all_units(corpus, load_spoken(run / "spoken.npz", corpus))
-    acoustic.train(corpus, run / "acoustic", recipe.acoustic, units)
+    acoustic.train(corpus, run / "acoustic", recipe.acoustic, units, device=device())
 
 
 def load_tokenizer(run: Path, recipe: Recipe, corpus: Corpus) -> StreamingSpeechTokenizer:
@@ -108,14 +111,27 @@ def load_tokenizer(run: Path, recipe: Recipe, corpus: Corpus) -> StreamingSpeech
 def train_semantic(run: Path, recipe: Recipe) -> None:
     """The semantic model, from the units and words that the tokenizer stage left."""
     corpus = Corpus(run / "corpus")
-    semantic_model.train(corpus, _spoken(run, corpus), run / "semantic", recipe.semantic)
+    world = World.join(device())
+    semantic_model.train(corpus, _spoken(run, corpus), run / "semantic", recipe.semantic, device=device(), world=world)
 
 
 def train_perceptual(run: Path, recipe: Recipe) -> None:
     """The perceptual model, on all levels of the tokenizer's codes."""
     corpus = Corpus(run / "corpus")
     tokenizer = load_tokenizer(run, recipe, corpus)
-    perceptual_model.train(corpus, tokenizer, codes(run, corpus, tokenizer), run / "perceptual", recipe.perceptual)
+    world = World.join(device())
+    if world.first:
+        codes(run, corpus, tokenizer)
+    world.wait()
+    perceptual_model.train(
+        corpus,
+        tokenizer,
+        codes(run, corpus, tokenizer),
+        run / "perceptual",
+        recipe.perceptual,
+        device=device(),
+        world=world,
+    )
 
 
 def codes(run: Path, corpus: Corpus, tokenizer: StreamingSpeechTokenizer) -> Tensor:
@@ -123,7 +139,7 @@ def codes(run: Path, corpus: Corpus, tokenizer: StreamingSpeechTokenizer) -> Ten
     path = run / "codes.safetensors"
     if not path.is_file():
         units = all_units(corpus, _spoken(run, corpus))
-        save_file({"codes": perceptual_model.extract_codes(corpus, tokenizer, units)}, path)
+        save_file({"codes": perceptual_model.extract_codes(corpus, tokenizer, units).cpu()}, path)
     return load_file(path)["codes"]
 
 

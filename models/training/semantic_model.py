@@ -27,6 +27,8 @@ from .batches import PackedRows
 from .corpus import Corpus, Utterance
 from .extract import Spoken
 from .loop import Loop, LoopConfig
+from .parallel import ALONE, World, shard
+from .precision import mixed
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,7 @@ def weighted_loss(
 ) -> dict[str, Tensor]:
     """Mean cross-entropy where something is asked, weighted by kind of target, and its parts by kind."""
     asked = batch.targets != IGNORED
-    with torch.autocast(batch.tokens.device.type, torch.bfloat16):
+    with mixed(batch.tokens.device):
         logits = model.lm_head(model.hidden(batch.tokens, mask=batch.mask())[asked])
     truth = batch.targets[asked]
     each = F.cross_entropy(logits.float(), truth, reduction="none")
@@ -235,6 +237,7 @@ def train(
     workers: int = 0,
     budget: float | None = None,
     until: int | None = None,
+    world: World = ALONE,
 ) -> tuple[SemanticModel, SpeechVocabulary]:
     """Train the semantic model in `folder`, resuming from its checkpoint.
 
@@ -243,15 +246,16 @@ def train(
     """
     torch.manual_seed(recipe.loop.seed)
     folder.mkdir(parents=True, exist_ok=True)
-    if (folder / "vocabulary.json").is_file():
-        vocabulary = SpeechVocabulary.load(folder)
-    else:
-        vocabulary = SpeechVocabulary.train_bpe((u.text for u in corpus.split("train")), recipe.text_tokens)
-        vocabulary.save(folder)
+    if world.first and not (folder / "vocabulary.json").is_file():
+        SpeechVocabulary.train_bpe((u.text for u in corpus.split("train")), recipe.text_tokens).save(folder)
+    world.wait()
+    vocabulary = SpeechVocabulary.load(folder)
     model = SemanticModel(model_config(recipe, vocabulary))
     if start is not None:
         model.load_state_dict(start.state_dict())
     model.to(device)
+    if world.size > 1:
+        shard(model, list(model.model.layers), ["hidden"])
     if compiled:
         model.model.compile(dynamic=False)
     builder = Builder(corpus, spoken, vocabulary, recipe, noisy)
@@ -267,8 +271,17 @@ def train(
         parts = [weighted_loss(model, vocabulary, _moved(judged[n], device), recipe) for n in range(4)]
         return {name: sum(float(part[name]) for part in parts) / len(parts) for name in parts[0]}
 
-    loop = Loop(folder, model, recipe.loop, budget=budget, evaluate=evaluate, evaluate_every=recipe.evaluate_every)
-    numbers = range(loop.step * recipe.loop.accumulate, recipe.loop.steps * recipe.loop.accumulate)
+    loop = Loop(
+        folder,
+        model,
+        recipe.loop,
+        budget=budget,
+        evaluate=evaluate,
+        evaluate_every=recipe.evaluate_every,
+        world=world,
+    )
+    step = recipe.loop.accumulate * world.size
+    numbers = range(loop.step * step + world.rank, recipe.loop.steps * step, world.size)
     stream = iter(DataLoader(batches, batch_size=None, sampler=numbers, num_workers=workers))
     loop.run(lambda step: weighted_loss(model, vocabulary, _moved(next(stream), device), recipe), until=until)
     return model, vocabulary

@@ -15,6 +15,7 @@ from ..speech_tokenizer.semantic_encoder import SemanticEncoder, SemanticEncoder
 from .batches import BucketBatches, augment
 from .corpus import Corpus, Utterance
 from .loop import Loop, LoopConfig
+from .precision import mixed
 from .recordings import Recordings
 from .whisper import start_from_whisper
 
@@ -129,7 +130,7 @@ def train(
         rng = np.random.default_rng((config.loop.seed, step))
         noisy = augment(clean, rng)
         speaker = torch.tensor([speaker_of[u.speaker] for u in chosen], device=device)
-        with torch.autocast(clean.device.type, torch.bfloat16):
+        with mixed(clean.device):
             early, late, spectrum, truth = module(noisy, clean, speaker, int(rng.integers(1500)))
         frames = torch.tensor([u.frames for u in chosen], device=device)
         inside = torch.arange(truth.shape[-1], device=device)[None] < 2 * frames[:, None]
@@ -167,7 +168,7 @@ def readability(
 @torch.inference_mode()
 def transcribe(module: SemanticUnits, wav: Tensor, frames: Sequence[int]) -> list[str]:
     """What the reader reads from the units of waveforms (B, N), greedily."""
-    with torch.autocast(wav.device.type, torch.bfloat16):
+    with mixed(wav.device):
         values, _ = module.encoder.quantize(module.encoder.hidden(module.encoder.mel_frames(wav)))
         best = module.reader.read(values).argmax(-1).cpu()
     return [

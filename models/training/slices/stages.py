@@ -26,6 +26,7 @@ from ...speech_tokenizer.streaming import StreamingSpeechTokenizer
 from .. import acoustic, perceptual_model, semantic_model, semantic_units
 from ..corpus import Corpus
 from ..extract import Spoken, extract, load_spoken
+from ..precision import mixed
 from ..recipe import Recipe, all_units, prompt_voice, restore
 from ..recordings import Recordings
 from .judging import character_error_rate, judged, reconstructed, spoken_again, write_samples
@@ -227,7 +228,7 @@ def _encode_all(run: Slice, base: StreamingSpeechTokenizer) -> Tensor:
     for step in range(batches.per_epoch):
         chosen = [run.corpus.utterances[i] for i in batches(step)]
         wav = recordings.audio(chosen)
-        with torch.autocast(wav.device.type, torch.bfloat16):
+        with mixed(wav.device):
             index = base.encode_semantic(wav[:, None])
         for row, u in zip(index, chosen, strict=True):
             units[recordings.first_row[u.id] :][: u.frames] = row[: u.frames].short()
