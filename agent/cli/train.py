@@ -81,6 +81,23 @@ def assemble(
     _say(folder, assemble_slices(slices, _recipe(config), folder))
 
 
+@app.command("export-hf")
+@user_errors
+def export_hugging_face(
+    model: Annotated[str, typer.Argument(help="A model by name or folder.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write.")],
+) -> None:
+    """Write a model's semantic part as a Hugging Face LlamaForCausalLM folder."""
+    from ...models.bundle import load_bundle
+    from ...models.semantic.hugging_face import save_hugging_face
+
+    bundle = load_bundle(model)
+    save_hugging_face(bundle.semantic, bundle.vocabulary, folder)
+    typer.echo(
+        f"{folder}: {bundle.vocabulary.size} tokens, {bundle.info.parameters['semantic'] / 1e6:.1f} M parameters"
+    )
+
+
 def _say(folder: Path, bundle: Bundle) -> None:
     millions = {name: f"{count / 1e6:.1f} M" for name, count in bundle.info.parameters.items()}
     typer.echo(f"{folder}: " + ", ".join(f"{name} {size}" for name, size in millions.items()))

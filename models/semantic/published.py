@@ -184,7 +184,7 @@ def load_published(
     config = _json(folder / "config.json")
     with torch.device("meta"):
         model = SemanticModel(SemanticConfig.from_hf(config)).to(dtype)
-    load_strict(model, _without_extras(_read_weights(folder), model), folder)
+    load_strict(model, without_extras(read_weights(folder), model), folder)
     if model.config.tie_word_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
     vocabulary = PublishedVocabulary.load(folder, config)
@@ -196,7 +196,7 @@ def load_published(
     return PublishedModel(model.to(device).eval().requires_grad_(False), vocabulary)
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
+def read_weights(folder: Path) -> dict[str, Tensor]:
     """All tensors of the folder, from one file or from the shards that an index names."""
     for name in _WEIGHTS:
         if (folder / name).is_file():
@@ -215,7 +215,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     raise ModelNotFoundError(f"{folder} has no weights ({' or '.join(_WEIGHTS)}, or an index of shards)")
 
 
-def _without_extras(state: dict[str, Tensor], model: SemanticModel) -> dict[str, Tensor]:
+def without_extras(state: dict[str, Tensor], model: SemanticModel) -> dict[str, Tensor]:
     """Leave out what old versions of `transformers` stored and what can be computed."""
     tied = model.config.tie_word_embeddings
     return {

@@ -36,6 +36,7 @@ from ..voice import Voice
 from . import acoustic, perceptual_model, semantic_model, semantic_units
 from .corpus import Corpus
 from .extract import Spoken, extract, load_spoken
+from .lora import add_lora_, merge_
 from .parallel import World
 
 
@@ -160,7 +161,10 @@ def export(run: Path, recipe: Recipe, folder: Path) -> Bundle:
     tokenizer = load_tokenizer(run, recipe, corpus)
     vocabulary = SpeechVocabulary.load(run / "semantic")
     semantic = SemanticModel(semantic_model.model_config(recipe.semantic, vocabulary))
+    if recipe.semantic.lora_rank:
+        add_lora_(semantic, recipe.semantic.lora_rank, recipe.semantic.lora_alpha)
     restore(semantic, run / "semantic")
+    merge_(semantic)
     perceptual = BlockCausalFlow(recipe.perceptual.model)
     restore(perceptual, run / "perceptual")
     voices = {name: prompt_voice(corpus, tokenizer, name, recipe.prompt_frames) for name in recipe.voices}

@@ -5,10 +5,11 @@ Every document is one of: a spoken question with its spoken answer, an utterance
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import ConfigError
 from ..semantic import sequences
+from ..semantic.hugging_face import extend_llama
 from ..semantic.layout import Mode
 from ..semantic.llama import SemanticConfig, SemanticModel
 from ..semantic.pieces import Message
@@ -27,6 +29,7 @@ from .batches import PackedRows
 from .corpus import Corpus, Utterance
 from .extract import Spoken
 from .loop import Loop, LoopConfig
+from .lora import add_lora_
 from .parallel import ALONE, World, shard
 from .precision import mixed
 
@@ -55,6 +58,13 @@ class SemanticRecipe:
     listen_weight: float = 0.5
     text_weight: float = 4.0
     """Text is a tenth of the targets and all of the understanding."""
+    base: str | None = None
+    """Folder of a Hugging Face LLaMA whose weights and text vocabulary are the start; sizes above are then its own."""
+    lora_rank: int = 0
+    """Adapt the layers by terms of this rank and leave their weights frozen (0: train everything)."""
+    lora_alpha: float = 32.0
+    loss: Literal["asked", "all"] = "asked"
+    """Learn what decoding asks for, or every next token (first stage of a text model that has never seen units)."""
     unit_noise: float = 0.0
     """Share of the units fed that are replaced by random ones: heard ones err, and so do the model's own."""
     evaluate_every: int = 0
@@ -63,6 +73,9 @@ class SemanticRecipe:
 
 def model_config(recipe: SemanticRecipe, vocabulary: SpeechVocabulary) -> SemanticConfig:
     """The model's shape for a vocabulary."""
+    if recipe.base is not None:
+        raw = json.loads((Path(recipe.base) / "config.json").read_text())
+        return SemanticConfig.from_hf({**raw, "vocab_size": vocabulary.size})
     return SemanticConfig(
         vocab_size=vocabulary.size,
         hidden_size=recipe.hidden_size,
@@ -201,6 +214,9 @@ class PackedBatches(Dataset[Packed]):
         noisy = (rng.random(shape) < self.recipe.unit_noise) & (tokens >= vocabulary.n_text)
         noisy &= tokens < vocabulary.n_text + N_UNITS
         tokens[noisy] = vocabulary.n_text + rng.integers(N_UNITS, size=int(noisy.sum()))
+        if self.recipe.loss == "all":
+            follows = (number[:, 1:] == number[:, :-1]) & (number[:, 1:] >= 0) & (targets[:, :-1] == IGNORED)
+            targets[:, :-1][follows] = tokens[:, 1:][follows]
         return Packed(*(torch.from_numpy(each) for each in (tokens, targets, number)))
 
 
@@ -246,14 +262,21 @@ def train(
     """
     torch.manual_seed(recipe.loop.seed)
     folder.mkdir(parents=True, exist_ok=True)
+    base = None if recipe.base is None else extend_llama(Path(recipe.base))
     if world.first and not (folder / "vocabulary.json").is_file():
-        SpeechVocabulary.train_bpe((u.text for u in corpus.split("train")), recipe.text_tokens).save(folder)
+        if base is None:
+            made = SpeechVocabulary.train_bpe((u.text for u in corpus.split("train")), recipe.text_tokens)
+        else:
+            made = base[1]
+        made.save(folder)
     world.wait()
     vocabulary = SpeechVocabulary.load(folder)
-    model = SemanticModel(model_config(recipe, vocabulary))
+    model = SemanticModel(model_config(recipe, vocabulary)) if base is None else base[0]
     if start is not None:
         model.load_state_dict(start.state_dict())
     model.to(device)
+    if recipe.lora_rank:
+        add_lora_(model, recipe.lora_rank, recipe.lora_alpha)
     if world.size > 1:
         shard(model, list(model.model.layers), ["hidden"])
     if compiled:

@@ -3,22 +3,25 @@
 import io
 import json
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
 from speechgpt_gen.models.bundle import load_bundle
 from speechgpt_gen.models.errors import ConfigError
-from speechgpt_gen.models.training import semantic_units
+from speechgpt_gen.models.semantic.hugging_face import extend_llama
+from speechgpt_gen.models.semantic.vocabulary import SpeechVocabulary
+from speechgpt_gen.models.training import semantic_model, semantic_units
 from speechgpt_gen.models.training.corpus import Corpus, prepare
-from speechgpt_gen.models.training.extract import align, load_spoken
+from speechgpt_gen.models.training.extract import Spoken, align, load_spoken
 from speechgpt_gen.models.training.loop import DivergedError, Loop, LoopConfig
 from speechgpt_gen.models.training.recipe import load_recipe
+from speechgpt_gen.models.training.semantic_model import SemanticRecipe
 
 RECIPE = """
 voices = ["ann"]
@@ -129,7 +132,41 @@ def test_alignment_finds_the_letters_where_they_are() -> None:
     assert path.tolist() == truth
 
 
-def test_the_first_recipe_is_valid() -> None:
-    recipe = load_recipe(Path(semantic_units.__file__).parent / "nano.toml")
-    assert replace(recipe.semantic, hidden_size=1).hidden_size == 1
+@pytest.mark.parametrize("path", sorted(Path(semantic_units.__file__).parent.glob("*.toml")), ids=lambda p: p.stem)
+def test_the_recipes_that_come_with_the_package_are_valid(path: Path) -> None:
+    recipe = load_recipe(path)
     assert recipe.acoustic.tokenizer.latent_dim == recipe.perceptual.model.latent_dim
+    assert recipe.description
+
+
+def test_a_llama_learns_units_by_low_rank_terms(run: Path, tmp_path: Path) -> None:
+    corpus = Corpus(run / "corpus")
+    rng = np.random.default_rng(0)
+    spoken = {}
+    for u in corpus.utterances:
+        words = u.text.split()
+        ends = [u.frames * (i + 1) // len(words) for i in range(len(words))]
+        spoken[u.id] = Spoken(rng.integers(1024, size=u.frames).astype(np.int16), words, ends, ends)
+    vocabulary = SpeechVocabulary.train_bpe((u.text for u in corpus.utterances), size=130)
+    vocabulary.save(tmp_path / "llama")
+    config = LlamaConfig(
+        vocab_size=vocabulary.n_text,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        tie_word_embeddings=False,
+    )
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "llama")
+    loop = LoopConfig(steps=2, warmup=1, learning_rate=1e-2)
+    recipe = SemanticRecipe(base=str(tmp_path / "llama"), lora_rank=2, loss="all", row_tokens=400, rows=2, loop=loop)
+    model, made = semantic_model.train(corpus, spoken, tmp_path / "run", recipe)
+    assert made.size == vocabulary.size
+    (line, *_) = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert json.loads(line)["unit"] > 0
+    start, _ = extend_llama(tmp_path / "llama")
+    frozen = "model.layers.1.mlp.up_proj"
+    state = model.state_dict()
+    assert torch.equal(state[f"{frozen}.parametrizations.weight.original"], start.state_dict()[f"{frozen}.weight"])
+    assert state[f"{frozen}.parametrizations.weight.0.b"].any()
+    assert not torch.equal(state["model.embed_tokens.weight"], start.state_dict()["model.embed_tokens.weight"])
