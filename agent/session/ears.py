@@ -74,6 +74,8 @@ class Ears:
         speech = self._scribe[1]
         if isinstance(output, Finished):
             self._scribe = None
+            if output.reason == "failed":
+                speech.fail(output.error or "the engine has stopped this transcript")
         self.take(speech, output)
         return True
 

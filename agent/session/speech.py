@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ...streaming.frames import Pcm, seconds
-from ..events import DurationUsage, ServerEvent, TranscriptionCompleted, TranscriptionDelta
+from ..event_objects import ResponseError
+from ..events import DurationUsage, ServerEvent, TranscriptionCompleted, TranscriptionDelta, TranscriptionFailed
 
 
 class UserSpeech:
@@ -51,3 +52,12 @@ class UserSpeech:
         if self._emit is not None:
             usage = DurationUsage(seconds=round(seconds(self.samples), 3))
             self._emit(TranscriptionCompleted(item_id=self.item_id, transcript=transcript, usage=usage))
+
+    def fail(self, message: str) -> None:
+        """The transcript cannot be had; the client is told why."""
+        if self.complete:
+            return
+        self.complete = True
+        if self._emit is not None:
+            error = ResponseError(code="engine_error", message=message)
+            self._emit(TranscriptionFailed(item_id=self.item_id, error=error))

@@ -1,12 +1,14 @@
 """Events against the stock SDK's own types: what it sends is understood, what is sent to it is what it expects."""
 
 import json
+import re
 import typing
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from openai.types.realtime import RealtimeServerEvent, RealtimeSessionCreateRequest
+from openai.types.realtime import RealtimeClientEvent, RealtimeServerEvent, RealtimeSessionCreateRequest
 from openai.types.realtime.realtime_response_create_params import RealtimeResponseCreateParams
 from pydantic import TypeAdapter
 
@@ -172,3 +174,33 @@ def test_anything_is_either_an_event_or_an_event_error(type, fields):
 def test_any_text_is_an_event_error(text):
     with pytest.raises(EventError):
         parse_client_event(text)
+
+
+def kinds(union: object) -> set[str]:
+    """Types of all events of one side, by the stock SDK."""
+    models = typing.get_args(typing.get_args(union)[0])
+    return {model.model_fields["type"].annotation.__args__[0] for model in models}
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "realtime.md"
+
+
+def test_the_documentation_has_every_event_and_field_of_the_protocol():
+    text = DOCS.read_text()
+    sections = re.split(r"^#+ ", text, flags=re.MULTILINE)
+    table = {section.partition("\n")[0]: section for section in sections}
+    named = {short for row in table["Client events"].splitlines() for short in re.findall(r"`([a-z_.]+)`", row)}
+    named |= {"conversation.item.delete"}  # told as `conversation.item.retrieve` `.delete`
+    assert kinds(RealtimeClientEvent) <= named
+    listed = set()
+    for row in table["Server events"].splitlines():
+        prefix = ""
+        for name in re.findall(r"`([a-z_.]+)`", row.split("|")[1] if "|" in row else ""):
+            prefix = name.rpartition(".")[0] if not name.startswith(".") else prefix
+            listed.add(prefix + name if name.startswith(".") else name)
+    assert kinds(RealtimeServerEvent) == listed
+    for fields, title in ((RealtimeSessionCreateRequest, "`session`"), (RealtimeResponseCreateParams, "`response`")):
+        told = set(re.findall(r"`([a-z_]+)[`.]", table[title]))
+        assert set(fields.model_fields) <= told
+    sent = {event.model_fields["type"].default for event in server_events()}
+    assert sent <= kinds(RealtimeServerEvent), "and no event is sent that the protocol lacks"

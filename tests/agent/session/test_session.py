@@ -3,6 +3,7 @@
 import pytest
 
 from speechgpt_gen.models.errors import EngineFullError
+from speechgpt_gen.streaming.engine.protocol import Finished
 
 BAD = {
     "not json": ("{", "invalid_json", None),
@@ -261,6 +262,29 @@ async def test_an_engine_that_breaks_its_promise_closes_the_answer(call, monkeyp
     await caller.text("Hi.")
     await caller.send("response.create")
     assert caller.conversation.state == "speaking"
+
+
+async def test_a_transcript_that_cannot_be_had_is_told(call, monkeypatch):
+    caller = call()
+
+    class Failed:
+        id = caller.engine.next_id()
+
+        async def __aiter__(self):
+            yield Finished("failed", "the ear is broken")
+
+        def cancel(self):
+            pass
+
+    detection = {"type": "server_vad", "create_response": False}
+    await caller.send("session.update", session={"audio": {"input": {"turn_detection": detection}}})
+    (session,) = caller.engine.sessions
+    monkeypatch.setattr(session, "generate", lambda request: Failed())
+    await caller.say(0.3, 1.0)
+    failed = caller.one("conversation.item.input_audio_transcription.failed")
+    assert failed["item_id"] == caller.one("input_audio_buffer.committed")["item_id"]
+    assert failed["error"]["message"] == "the ear is broken"
+    assert not caller.all("conversation.item.input_audio_transcription.completed")
 
 
 async def test_the_oldest_items_are_forgotten(call):
