@@ -23,6 +23,9 @@ from .wav import encode_wav
 SHORTEST, LONGEST = samples(1.0), samples(5.0)
 """Samples that are waited for before a piece is sent, and at most in one."""
 
+AHEAD = 2 * LONGEST
+"""Samples that are taken of a sound before they can be sent; the rest stays where it is made."""
+
 SOON_S, LATER_S = 0.5, 2.0
 """Seconds without more sound after which less than that is sent, too: as the first piece, and later."""
 
@@ -111,7 +114,7 @@ class _Pieces:
     def __init__(self, sound: AsyncIterator[Pcm], clock: Clock) -> None:
         self._sound, self._clock, self._patience = sound, clock, SOON_S
         self._buffer = np.zeros(0, np.float32)
-        self._grown = asyncio.Event()
+        self._grown, self._taken = asyncio.Event(), asyncio.Event()
         self._source = asyncio.create_task(self._collect())
 
     async def next(self) -> Pcm | None:
@@ -132,6 +135,7 @@ class _Pieces:
         self._patience = LATER_S
         at = self._cut()
         piece, self._buffer = self._buffer[:at], self._buffer[at:]
+        self._taken.set()
         return piece
 
     async def close(self) -> None:
@@ -143,6 +147,9 @@ class _Pieces:
         async for pcm in self._sound:
             self._buffer = np.concatenate((self._buffer, pcm))
             self._grown.set()
+            while len(self._buffer) > AHEAD:
+                self._taken.clear()
+                await self._taken.wait()
 
     def _cut(self) -> int:
         """Where the next piece ends: behind its last quiet frame, unless there is little or no more to come."""

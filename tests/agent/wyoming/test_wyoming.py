@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from wyoming.asr import Transcribe, Transcript
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
-from wyoming.event import Event
+from wyoming.event import Event, async_write_event
 from wyoming.handle import Handled
 from wyoming.info import Describe, Info
 from wyoming.ping import Ping, Pong
@@ -204,6 +204,23 @@ async def test_a_client_that_goes_frees_its_slot(serve):
     async with asyncio.timeout(10):
         while service.engine.in_use:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+
+
+async def test_a_hundred_abrupt_ends_leave_nothing_behind(serve):
+    service = await serve(FakeEngine(words=20, slots=200))
+    tasks = len(asyncio.all_tasks())
+    requests = (utterance(0.3)[:-1], [Synthesize("one two three").event()], [SynthesizeStart().event()], [])
+    for number in range(100):
+        _, writer = await asyncio.open_connection("127.0.0.1", service.door.port)
+        for event in requests[number % len(requests)]:
+            await async_write_event(event, writer)
+        if number % 3:
+            await asyncio.sleep(0)
+        writer.transport.abort()
+    async with asyncio.timeout(60):
+        while service.engine.in_use or len(asyncio.all_tasks()) > tasks:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert not service.door._connections
 
 
 async def test_a_late_answer_begins_with_a_filler_and_never_pauses_for_long(serve):
