@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from typing import Annotated
 
@@ -53,7 +54,8 @@ class Speech:
 
     async def answer(self, request: Request) -> Response:
         ask = await read_json(request, SpeechAsk)
-        texts = _passages(ask.input)
+        # Some texts take long to judge: a call on the event loop's time would be heard by everybody.
+        texts = await asyncio.to_thread(_passages, ask.input)
         session = await self._engine.open(voice=chosen_voice(ask.voice, self._engine, self._settings))
         return await streamed_sound(
             request,

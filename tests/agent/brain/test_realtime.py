@@ -101,6 +101,36 @@ async def test_a_spoken_turn_is_thought_by_the_brain(connect, llmock, speechlike
     assert llmock.last_request.body["messages"][-1] == {"role": "user", "content": "what is the time"}
 
 
+async def test_turns_found_by_the_server_and_a_barge_in(connect, llmock, speechlike):
+    """The user speaks while the brain still writes: it is hung up on, and the next answer knows what was heard."""
+    connection = await connect(preemptive=False)
+    llmock.pace(30)
+    llmock.reply("Once upon a time there was a king. " * 30).reply("Very well.")
+
+    async def say(seconds: float) -> None:
+        pcm = np.concatenate([speechlike(seconds), np.zeros(8000, np.float32)])
+        data = (32767 * resample(pcm, 16_000, 24_000)).astype("<i2").tobytes()
+        for begin in range(0, len(data), 4800):
+            await connection.input_audio_buffer.append(audio=base64.b64encode(data[begin : begin + 4800]).decode())
+
+    await say(1.0)
+    await until(connection, "response.output_audio.delta")
+    await say(1.0)
+    events = await until(connection, "response.done")
+    assert events[-1].response.status == "cancelled"
+    (first,) = events[-1].response.output
+    (heard,) = (part.transcript for part in first.content)
+    assert transcript(await until(connection, "response.done")) == "Very well."
+    asked = [
+        [(message["role"], message["content"]) for message in request.body["messages"][1:]]
+        for request in llmock.requests
+    ]
+    assert len(asked) == 2
+    assert asked[0] == [("user", "what is the time")]
+    assert asked[-1][0] == asked[-1][-1] == ("user", "what is the time")
+    assert asked[-1][1:-1] == ([("assistant", heard)] if heard else [])
+
+
 async def test_only_what_was_heard_goes_to_the_brain(connect, llmock):
     connection = await connect()
     llmock.reply("One two three four five six seven eight. Nine ten.")

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from speechgpt_gen.models.audio import load_audio
 from speechgpt_gen.streaming.clock import RealClock
-from speechgpt_gen.streaming.engine.fake import FakeEngine
+from speechgpt_gen.streaming.engine.fake import FakeEngine, FakeSession
+from speechgpt_gen.streaming.engine.protocol import Request
 from speechgpt_gen.streaming.engine.tones import decode_words
 
 TEXT = "One two three. Four, five."
@@ -210,6 +211,18 @@ async def test_whoever_hangs_up_frees_the_slot_at_once(serve):
     async with server.http.stream("POST", "/v1/audio/speech", json={**ASK, "input": f"{TEXT} " * 30}) as response:
         await anext(response.aiter_bytes())
         assert server.engine.in_use == 1
+    await server.settled()
+
+
+@pytest.mark.parametrize("stream", ["true", "false"])
+async def test_whoever_hangs_up_is_not_listened_to_any_more(serve, wav, spoken, monkeypatch, stream):
+    generate = FakeSession.generate
+    # As long as it takes to begin to speak, the engine does not come to the end of what it heard.
+    monkeypatch.setattr(FakeSession, "generate", lambda session, _: generate(session, Request("say", "x")))
+    server = await serve(FakeEngine(slots=1, clock=RealClock(), delay=3600.0))
+    form = {"model": "x", "stream": stream}
+    with pytest.raises(httpx.ReadTimeout):
+        await server.http.post("/v1/audio/transcriptions", data=form, files={"file": wav(spoken)}, timeout=1.0)
     await server.settled()
 
 
