@@ -25,7 +25,7 @@ import { loadSettings, saveSettings } from "./settings.js";
 import { SettingsDialog } from "./settingsdialog.js";
 import { stage } from "./stage.js";
 import { watchTalkButton } from "./talk.js";
-import { VoiceDialog, listVoices } from "./voices.js";
+import { VoicePicker } from "./voicepicker.js";
 import { Waveform } from "./waveform.js";
 
 /** Sound still on its way when the button is released belongs to the turn. */
@@ -33,7 +33,6 @@ const RELEASE_TAIL_MS = 180;
 
 const talkButton = element("talk", HTMLButtonElement);
 const stageArea = element("stage", HTMLElement);
-const voiceSelect = element("voice", HTMLSelectElement);
 const agentAudio = element("agent", HTMLAudioElement);
 const notice = new Notice();
 
@@ -155,6 +154,13 @@ function onEvent(event) {
     case "session.created":
       if (event.session.audio?.input?.turn_detection) serverTurns = event.session.audio.input.turn_detection;
       resume();
+      break;
+    case "output_audio_buffer.cleared":
+      // The server is silent already: what the browser still has buffered of the answer need not be heard to its end.
+      agentAudio.muted = true;
+      break;
+    case "response.created":
+      agentAudio.muted = false;
       break;
     case "conversation.item.truncated":
       // What was heard is the server's knowledge: it counts what it played.
@@ -313,7 +319,7 @@ const settingsDialog = new SettingsDialog(settings, (changed) => {
   if (changed === "mode") {
     send(endTurnsBy(turns()));
     applyMicrophone();
-  } else if (changed === "token") loadVoices();
+  } else if (changed === "token") voices.load();
   else if (microphone) switchMicrophone();
   draw();
 });
@@ -327,42 +333,22 @@ latencyToggle.addEventListener("click", () => {
 
 // Voices ---------------------------------------------------------------------------------------------------------
 
-async function loadVoices() {
-  try {
-    const voices = await listVoices(api);
-    voiceSelect.replaceChildren(...voices.map((voice) => new Option(voice.name, voice.id)));
-    voiceSelect.value = settings.voice;
-    // A voice that was recorded before the server restarted is gone: the first one speaks.
-    if (voiceSelect.selectedIndex < 0) {
-      settings.voice = "";
-      voiceSelect.selectedIndex = 0;
-    }
+const voices = new VoicePicker(api, settings, {
+  chosen: () => {
+    saveSettings(localStorage, settings);
+    send(speakWith(settings.voice));
+  },
+  loaded: () => {
     if (status.state === "closed" && !status.failure) notice.hide();
-  } catch (error) {
-    if (!(error instanceof Failure)) throw error;
-    if (status.state === "closed") notice.show(error);
-    if (error.retry) setTimeout(loadVoices, 2000);
-  }
-}
-
-voiceSelect.addEventListener("change", () => {
-  settings.voice = voiceSelect.value;
-  saveSettings(localStorage, settings);
-  send(speakWith(settings.voice));
-});
-
-const voiceDialog = new VoiceDialog(api, {
-  microphone: () => openMicrophone(settings),
-  toggled: (open) => {
-    hushed = open;
+  },
+  failed: (failure) => {
+    if (status.state === "closed") notice.show(failure);
+  },
+  hush: (on) => {
+    hushed = on;
     applyMicrophone();
   },
-  created: (voice) => {
-    voiceSelect.add(new Option(voice.name, voice.id, false, true));
-    voiceSelect.dispatchEvent(new Event("change"));
-  },
 });
-element("voice-add", HTMLButtonElement).addEventListener("click", () => voiceDialog.open());
 
 // Drawing --------------------------------------------------------------------------------------------------------
 
@@ -405,5 +391,5 @@ setInterval(async () => {
 }, 500);
 
 if (!window.isSecureContext) notice.show(new Failure("insecure"));
-else loadVoices();
+else voices.load();
 draw();

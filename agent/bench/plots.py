@@ -28,8 +28,11 @@ def dots(values: Sequence[float], titles: Sequence[str], lines: dict[str, float]
     parts = [place.grid(scale, unit), place.label(label)]
     for name, value in lines.items():
         y = place.y(value)
+        beside = y - 4 if value == max(lines.values()) else y + 13
         parts.append(f'<line class="mark" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="mark" x="{WIDTH - _RIGHT}" y="{y - 4:.1f}" text-anchor="end">{escape(name)}</text>')
+        parts.append(
+            f'<text class="mark" x="{WIDTH - _RIGHT}" y="{beside:.1f}" text-anchor="end">{escape(name)}</text>'
+        )
     for index, (value, title) in enumerate(zip(values, titles, strict=True)):
         point = f'cx="{place.x(index + 0.5):.1f}" cy="{place.y(value):.1f}"'
         parts.append(f'<circle {point} r="4"><title>{escape(title)}</title></circle>')
@@ -48,18 +51,14 @@ def histogram(values: Sequence[float], *, label: str, unit: str, bins: int = 30)
         x, y = place.x(low), place.y(float(count))
         box = f'x="{x:.1f}" y="{y:.1f}" width="{place.x(high) - x - 1:.1f}" height="{place.y(0) - y:.1f}"'
         parts.append(f"<rect {box}><title>{low:g} to {high:g} {escape(unit)}: {count}</title></rect>")
-    for value in scale:
-        anchor = "end" if value == scale[-1] else "middle"
-        parts.append(
-            f'<text x="{place.x(value):.1f}" y="{HEIGHT - _BOTTOM + 14}" text-anchor="{anchor}">{value:g}</text>'
-        )
+    parts.append(place.below(scale))
     return _svg(parts, label)
 
 
 def bars(rows: Sequence[tuple[str, float, float]], *, label: str, unit: str) -> str:
     """Named rows of (p50, p95): a bar to the first, a whisker to the second."""
     scale = ticks(max(p95 for _, _, p95 in rows))
-    width = WIDTH - _LABELS - 60
+    width = WIDTH - _LABELS - 110
     height = _ROW * len(rows) + 20
     parts = []
     for number, (name, p50, p95) in enumerate(rows):
@@ -79,7 +78,7 @@ def steps(series: Sequence[Sequence[tuple[float, float]]], *, label: str, unit: 
     longest = max(points[-1][0] for points in series)
     scale = ticks(max(value for points in series for _, value in points))
     place = _Axes(longest, scale[-1])
-    parts = [place.grid(scale, unit), place.label(label)]
+    parts = [place.grid(scale, unit), place.below([at for at in ticks(longest) if at <= longest]), place.label(label)]
     for points in series:
         path = f"M{place.x(points[0][0]):.1f} {place.y(points[0][1]):.1f}"
         path += "".join(f"H{place.x(at):.1f}V{place.y(value):.1f}" for at, value in points[1:])
@@ -107,6 +106,13 @@ class _Axes:
             out += f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
             out += f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{escape(name)}</text>'
         return out
+
+    def below(self, scale: Sequence[float]) -> str:
+        places = ((value, "end" if self.x(value) > WIDTH - 2 * _RIGHT else "middle") for value in scale)
+        height = HEIGHT - _BOTTOM + 14
+        return "".join(
+            f'<text x="{self.x(at):.1f}" y="{height}" text-anchor="{end}">{at:g}</text>' for at, end in places
+        )
 
     def label(self, text: str) -> str:
         return f'<text x="{_LEFT}" y="{HEIGHT - 4}">{escape(text)}</text>'

@@ -16,6 +16,9 @@ _WINDOW = samples(0.4)
 
 _FLOOR = samples(0.02)
 _CEILING = samples(0.12)
+_ACCIDENT = samples(0.06)
+"""A gap up to this is the network's usual unrest, against which a reserve helps; a longer one is an accident."""
+
 _SLACK = samples(0.02)
 _QUIET_DB = -50.0
 _MUCH = samples(0.06)
@@ -118,7 +121,8 @@ class Playback:
         self._lowest, self._watched = self._depth, 0
         if self._gap:
             self.gaps.append(self._gap)
-        self._reserve = min(_CEILING, self._reserve + self._dry) if self.played else _FLOOR
+        if self.played and self._dry <= _ACCIDENT:
+            self._reserve = min(_CEILING, self._reserve + self._dry)
         self._gap = self._dry = 0
 
     def _leave_out(self, n: int) -> None:
