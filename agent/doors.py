@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from typing import Protocol
 
 from ..models.errors import ConfigError
@@ -9,6 +11,8 @@ from ..streaming.clock import Clock
 from .settings import Settings
 from .speech import Phrases
 from .voices import VoiceBook
+
+log = logging.getLogger(__name__)
 
 
 class Door(Protocol):
@@ -51,6 +55,7 @@ class Doors:
             await door.open()
 
     async def close(self) -> None:
-        """Close them, before the engine stops."""
-        for door in self._doors:
-            await door.close()
+        """Close them, before the engine stops. One that stumbles does not keep the others open."""
+        for failure in await asyncio.gather(*(door.close() for door in self._doors), return_exceptions=True):
+            if failure is not None:
+                log.error("a door did not close well", exc_info=failure)
