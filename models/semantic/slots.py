@@ -20,8 +20,9 @@ from torch import Tensor
 
 from ...kernels.attention import attention_with_kvcache
 from ...kernels.graph import Download, Graph, Lane
-from ...kernels.noise import seed_keys, uniform_at
+from ...kernels.noise import seed_keys
 from ...kernels.rotary import rotary_tables
+from ...kernels.sampling import TokenClasses, sample
 from .decoder import Draws
 from .grammar import NEVER, Grammar, Phase
 from .llama import SemanticModel
@@ -271,38 +272,33 @@ class SlotModel:
         return torch.where(live, told, NOTHING)
 
     def _sample(self, logits: Tensor, at: Tensor, numbers: Tensor) -> Tensor:
-        """Gumbel-max over the likeliest allowed tokens, (B,): `Sampler.draw` for rows that differ in everything."""
+        """A token for each row, (B,): `Sampler.draw` for rows that differ in everything."""
         phase, chances = numbers[:, _PHASE], self.options_of[at]
-        penalty = torch.where(phase == Phase.TEXT, chances[:, _PENALTY], 1.0)[:, None]
-        penalised = torch.where(logits > 0, logits / penalty, logits * penalty)
-        scores = torch.where(self.seen[at], penalised, logits).masked_fill(~self._allowed[phase], -torch.inf)
-        temperature = torch.where(self._of_units[phase], chances[:, _TEMPERATURE], chances[:, _TEXT_TEMPERATURE])
-        greedy = scores.argmax(-1)
-        hot = torch.where(temperature > 0, temperature, 1.0)[:, None]
-        best, tokens = torch.topk(scores / hot, min(self.options.candidates, scores.shape[-1]))
-        top_k = torch.where(numbers[:, _TOP_K] > 0, numbers[:, _TOP_K], best.shape[-1])[:, None]
-        best = best.masked_fill(self._ranks[: best.shape[-1]] >= top_k, -torch.inf)
-        probabilities = best.softmax(-1)
-        before_it = probabilities.cumsum(-1) - probabilities
-        top_p = chances[:, _TOP_P, None]
-        best = best.masked_fill((before_it >= top_p) & (top_p < 1.0), -torch.inf)
-        noise = uniform_at(numbers[:, _KEY : _KEY + 2], numbers[:, _MADE], tokens)
-        chosen = (best - (-noise.log()).log()).argmax(-1)
-        return torch.where(temperature > 0, tokens.gather(-1, chosen[:, None])[:, 0], greedy)
+        return sample(
+            logits,
+            self._classes,
+            phase,
+            keys=numbers[:, _KEY : _KEY + 2],
+            positions=numbers[:, _MADE],
+            temperature=torch.where(self._of_units[phase], chances[:, _TEMPERATURE], chances[:, _TEXT_TEMPERATURE]),
+            top_k=numbers[:, _TOP_K],
+            top_p=chances[:, _TOP_P],
+            candidates=self.options.candidates,
+            seen=self.seen,
+            seen_rows=at,
+            penalty=torch.where(phase == Phase.TEXT, chances[:, _PENALTY], 1.0),
+        )
 
     def _table(self, grammar: Grammar) -> None:
         """The grammar's rules as tensors, one row for each phase."""
         device, size = self.lane.device, grammar.vocabulary.size
         rules = grammar.rules
-        self._allowed = torch.zeros(len(rules), size, dtype=torch.bool, device=device)
-        for row, rule in zip(self._allowed, rules, strict=True):
-            row[rule.allowed.to(device)] = True
+        self._classes = TokenClasses.of([rule.allowed for rule in rules], size, device)
         columns = [[rule.exit, rule.inner, rule.outer, rule.limit] for rule in rules]
         self._exit, self._inner, self._outer, self._limit = torch.tensor(columns, device=device).unbind(1)
         self._of_units = torch.tensor([rule.units for rule in rules], device=device)
         self._bias = torch.zeros(size, device=device)
         self._bias[grammar.vocabulary.listen] = grammar.bias(grammar.vocabulary.listen)
-        self._ranks = torch.arange(size, device=device)
 
 
 @dataclass(frozen=True, eq=False)
