@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from . import bench, chat, offline, serve, train
+from . import bench, chat, evaluate, offline, serve, train
 
 
 def make_app() -> typer.Typer:
@@ -18,7 +18,7 @@ def make_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    for module in (serve, chat, offline, train, bench):
+    for module in (serve, chat, offline, train, evaluate, bench):
         module.register(app)
     return app
 

@@ -1,0 +1,1 @@
+"""Speech for training and judging from the text-to-speech engines that packages carry."""
