@@ -125,9 +125,7 @@ def tts(run: Run) -> None:
         mean("tts", "DNSMOS, default voice", quality, better="more", floor=3.0, aim=3.2),
         error_rate("tts", "WER, the same in one piece", offline_errors),
         mean("tts", "DNSMOS, the same in one piece", offline_quality, better="more"),
-        Figure(
-            "tts", "streamed to one piece, largest difference", max(difference, default=None), items=len(texts)
-        ),
+        Figure("tts", "streamed to one piece, largest difference", max(difference, default=None), items=len(texts)),
     ]
     _unseen_voices(run, texts)
 
