@@ -6,9 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 
 class BucketBatches:
@@ -95,17 +93,3 @@ class PackedRows:
         if epoch != self._epoch:
             self._epoch, self._plans = epoch, self._plan(epoch)
         return self._plans[step - first]
-
-
-def augment(wav: Tensor, rng: np.random.Generator) -> Tensor:
-    """Gain, coloured noise and band limits as a microphone adds them, (B, N) -> (B, N) on the same device."""
-    generator = torch.Generator(wav.device).manual_seed(int(rng.integers(2**62)))
-
-    def uniform(low: float, high: float) -> Tensor:
-        return torch.from_numpy(rng.uniform(low, high, (len(wav), 1)).astype(np.float32)).to(wav.device)
-
-    noise = torch.randn(wav.shape, generator=generator, device=wav.device)
-    brown = torch.nn.functional.avg_pool1d(noise[:, None], 9, 1, 4)[:, 0] * 3
-    colour, snr, gain = uniform(0, 1), uniform(5, 45), 10 ** (uniform(-14, 4) / 20)
-    level = wav.square().mean(-1, keepdim=True).sqrt()
-    return (wav + (noise * colour + brown * (1 - colour)) * level * 10 ** (-snr / 20)) * gain

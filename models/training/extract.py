@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .batches import augment
+from .augment import augment
 from .corpus import Corpus
 from .precision import mixed
 from .recordings import Recordings

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..speech_tokenizer.semantic_encoder import SemanticEncoder, SemanticEncoderConfig, SemanticReader
-from .batches import BucketBatches, augment
+from .augment import augment
+from .batches import BucketBatches
 from .corpus import Corpus, Utterance
 from .loop import Loop, LoopConfig
 from .precision import mixed

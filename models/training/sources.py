@@ -27,7 +27,8 @@ from ..audio import load_audio
 from ..errors import AudioError, ConfigError
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
-KINDS = ("question", "answer", "sentence")
+KINDS = ("question", "answer", "sentence", "nothing")
+"""`nothing` is sound without speech: its text is empty, and there is nothing to answer."""
 MANIFEST = ("id", "shard", "speaker", "kind", "pair", "split", "text")
 _VALID_SHARE = 0.05
 
@@ -122,10 +123,9 @@ def _tsv(table: Path) -> Iterator[Recording]:
         name = row.get("id") or row["audio"]
         if split not in ("", "train", "valid"):
             raise ConfigError(f"{table}, line {number}: split is {split!r}: give train or valid")
-        # A question and its answer go to one side.
-        yield Recording(
-            name, table.parent / row["audio"], row["speaker"], row["text"], kind, row.get("pair", ""), split
-        )
+        pair = row.get("pair", "")
+        split = split or _split(pair or name)  # a question and its answer go to one side
+        yield Recording(name, table.parent / row["audio"], row["speaker"], row["text"], kind, pair, split)
 
 
 def _librispeech(source: Path) -> Iterator[Recording]:

@@ -53,7 +53,7 @@ def test_a_folder_of_recordings_with_texts(tmp_path: Path) -> None:
 
 def test_a_table_keeps_a_question_and_its_answer_on_one_side(tmp_path: Path) -> None:
     rows = ["audio\ttext\tspeaker\tkind\tpair"]
-    for n in range(60):
+    for n in range(400):
         rows += [f"q{n}.wav\tWhy?\tann\tquestion\tp{n}", f"a{n}.wav\tBecause.\tbob\tanswer\tp{n}"]
     (tmp_path / "corpus.tsv").write_text("\n".join(rows) + "\n")
     found = read_source(tmp_path)
