@@ -21,13 +21,60 @@ Config = Annotated[Path | None, typer.Option(help="TOML recipe; default: the rec
 
 @app.command()
 @user_errors
-def prepare(corpus: Annotated[Path, typer.Argument(help="Folder with manifest.tsv and shards.")], *, run: Run) -> None:
-    """Decode a corpus once into the run's folder."""
-    from ...models.training.corpus import prepare as decode
+def prepare(
+    corpus: Annotated[
+        Path,
+        typer.Argument(
+            help="Corpus: ours (manifest.tsv), LibriSpeech, MLS, VCTK, a TSV (audio, text, speaker), or a folder of "
+            "recordings with NAME.txt beside each."
+        ),
+    ],
+    *,
+    run: Run,
+    synthesise: Annotated[
+        bool, typer.Option("--synthesise", help="First make the corpus in that folder by text-to-speech.")
+    ] = False,
+    texts: Annotated[
+        Path | None, typer.Option(help="With --synthesise: folder of pairs.tsv, sentences.tsv, speakers.tsv.")
+    ] = None,
+    engines: Annotated[str, typer.Option(help="With --synthesise: of kokoro, pico, piper, flite.")] = "kokoro",
+    most: Annotated[int | None, typer.Option(min=1, help="With --synthesise: recordings at most.")] = None,
+    seed: Annotated[int, typer.Option(help="With --synthesise: who reads what, and how fast.")] = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    max_seconds: Annotated[float, typer.Option(min=0.5, help="Longer recordings are left out.")] = 30.0,
+    min_rate: Annotated[int, typer.Option(min=4000, help="Recordings sampled below that (Hz) are left out.")] = 16_000,
+    check_text: Annotated[
+        float | None,
+        typer.Option(min=0, help="Leave out recordings that Whisper reads with more than this WER (%); slow."),
+    ] = None,
+) -> None:
+    """Decode a corpus once into the run's folder; what cannot be used is counted and listed in problems.tsv."""
+    from concurrent.futures import ProcessPoolExecutor
+    from contextlib import nullcontext
+    from functools import partial
+    from multiprocessing import get_context
 
-    made = decode(corpus, run / "corpus")
+    from ...models.training.prepare import Limits, problems_of, summary
+    from ...models.training.prepare import prepare as decode
+
+    check = None
+    if check_text is not None:
+        from ...models.evaluation.judges import Judges, misread
+
+        Judges().check()
+        check = partial(misread, check_text)
+    with ProcessPoolExecutor(jobs, get_context("spawn")) if jobs > 1 else nullcontext() as pool:
+        if synthesise:
+            from ...models.training.synthesis.build import Plan, build
+
+            names = tuple(name.strip() for name in engines.split(","))
+            count, left_out = build(Plan(texts, names, seed=seed, most=most), corpus, pool)
+            typer.echo(f"{corpus}: {count} recordings made, {left_out} could not be")
+        made = decode(corpus, run / "corpus", limits=Limits(max_seconds, min_rate=min_rate), check=check, pool=pool)
     hours = sum(u.samples for u in made.utterances) / 16_000 / 3600
     typer.echo(f"{len(made.utterances)} utterances, {hours:.2f} hours, {len(made.speakers)} speakers")
+    if problems := problems_of(run / "corpus"):
+        typer.echo(f"left out {len(problems)}: {summary(problems)}; see {run / 'corpus' / 'problems.tsv'}", err=True)
 
 
 @app.command()

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ..audio import SAMPLE_RATE
 from ..errors import ModelNotFoundError
 from ..packages import whisper_folder
+from ..training.sources import Recording
 
 Pcm = NDArray[np.float32]
 
@@ -153,3 +154,15 @@ class Judges:
 def rate(errors: Sequence[tuple[int, int]]) -> float:
     """Word error rate in per cent over all words of (errors, words)."""
     return 100 * sum(e for e, _ in errors) / max(1, sum(n for _, n in errors))
+
+
+_CHECKERS: list[Judges] = []
+
+
+def misread(most: float, recording: Recording, pcm: Pcm) -> str | None:
+    """Why a text is not what its recording says, or None: Whisper reads it with more than `most` per cent of errors."""
+    if not _CHECKERS:  # one in each process
+        _CHECKERS.append(Judges())
+    heard = _CHECKERS[0].read(pcm)
+    found = rate([_CHECKERS[0].errors(recording.text, heard)])
+    return f"{found:.0f} % WER, Whisper reads: {heard[:80]}" if found > most else None

@@ -85,7 +85,8 @@ def perturb(
 
 def resample(pcm: Tensor, length: int) -> Tensor:
     """(N,) -> (length,), band-limited, by its spectrum."""
-    return torch.fft.irfft(torch.fft.rfft(pcm), length) * (length / len(pcm))
+    made: Tensor = torch.fft.irfft(torch.fft.rfft(pcm), length) * (length / len(pcm))
+    return made
 
 
 def shift_pitch(pcm: Tensor, factor: float) -> Tensor:
@@ -105,7 +106,8 @@ def _stretch(pcm: Tensor, factor: float, size: int = 512) -> Tensor:
     turn = spectrum[:, left + 1].angle() - spectrum[:, left].angle() - expected
     advance = expected + turn - 2 * math.pi * torch.round(turn / (2 * math.pi))
     phase = torch.cumsum(torch.cat([spectrum[:, :1].angle(), advance[:, :-1]], 1), 1)
-    return torch.istft(torch.polar(size_, phase), size, hop, window=window, length=round(len(pcm) * factor))
+    made: Tensor = torch.istft(torch.polar(size_, phase), size, hop, window=window, length=round(len(pcm) * factor))
+    return made
 
 
 def _rows(rng: Generators, count: int) -> list[np.random.Generator]:
@@ -130,7 +132,8 @@ def _white(shape: tuple[int, int], rows: Sequence[np.random.Generator], like: Te
 
 
 def _frequencies(length: int, like: Tensor) -> Tensor:
-    return torch.fft.rfftfreq(length, 1 / RATE, device=like.device)
+    made: Tensor = torch.fft.rfftfreq(length, 1 / RATE, device=like.device)
+    return made
 
 
 def _room(wav: Tensor, rows: Sequence[np.random.Generator], config: Augmentation) -> Tensor:
@@ -145,7 +148,8 @@ def _room(wav: Tensor, rows: Sequence[np.random.Generator], config: Augmentation
     echo = echo / echo.square().sum(1, keepdim=True).sqrt() * direct
     echo[:, 0] = 1.0
     size = wav.shape[1] + length
-    return torch.fft.irfft(torch.fft.rfft(wav, size) * torch.fft.rfft(echo, size), size)[:, : wav.shape[1]]
+    made: Tensor = torch.fft.irfft(torch.fft.rfft(wav, size) * torch.fft.rfft(echo, size), size)
+    return made[:, : wav.shape[1]]
 
 
 def _noise(wav: Tensor, rows: Sequence[np.random.Generator], config: Augmentation) -> Tensor:
@@ -156,13 +160,15 @@ def _noise(wav: Tensor, rows: Sequence[np.random.Generator], config: Augmentatio
     shape = _frequencies(wav.shape[1], wav).clamp_min(50.0) ** (-colour / 2)
     noise = torch.fft.irfft(spectrum * shape, wav.shape[1])
     noise = noise / noise.square().mean(1, keepdim=True).sqrt().clamp_min(1e-9)
-    return wav + noise * _level(wav) * 10 ** (-snr / 20)
+    made: Tensor = wav + noise * _level(wav) * 10 ** (-snr / 20)
+    return made
 
 
 def _level(wav: Tensor) -> Tensor:
     """Root mean square of the louder half of the frames (B, 1): padding does not count as speech."""
-    frames = torch.nn.functional.pad(wav, (0, -wav.shape[1] % 320)).unflatten(1, (-1, 320)).square().mean(2)
-    return frames.topk(max(1, frames.shape[1] // 2), 1).values.mean(1, keepdim=True).sqrt()
+    frames = torch.nn.functional.pad(wav, (0, -wav.shape[1] % 320)).reshape(len(wav), -1, 320).square().mean(2)
+    made: Tensor = frames.topk(max(1, frames.shape[1] // 2), 1).values.mean(1, keepdim=True).sqrt()
+    return made
 
 
 def _band(wav: Tensor, rows: Sequence[np.random.Generator], config: Augmentation) -> Tensor:
@@ -171,7 +177,8 @@ def _band(wav: Tensor, rows: Sequence[np.random.Generator], config: Augmentation
     high = _column([r.uniform(*config.high) for r in rows], wav)
     at = _frequencies(wav.shape[1], wav).clamp_min(1.0)
     keep = 1 / torch.sqrt(1 + (low / at) ** 8) / torch.sqrt(1 + (at / high) ** 16)
-    return torch.fft.irfft(torch.fft.rfft(wav) * keep, wav.shape[1])
+    made: Tensor = torch.fft.irfft(torch.fft.rfft(wav) * keep, wav.shape[1])
+    return made
 
 
 def _codec(wav: Tensor, rows: Sequence[np.random.Generator], config: Augmentation) -> Tensor:
@@ -188,4 +195,5 @@ def _codec(wav: Tensor, rows: Sequence[np.random.Generator], config: Augmentatio
     # Against the loudest bin of each moment: what it masks is what a codec saves its bits on.
     kept = spectrum * (size >= floor[..., None] * size.amax(1, keepdim=True))
     holes = torch.istft(kept, 512, 128, window=window, length=wav.shape[1])
-    return coarse * law + (1 - coarse) * holes
+    made: Tensor = coarse * law + (1 - coarse) * holes
+    return made

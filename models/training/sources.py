@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..audio import load_audio
 from ..errors import AudioError, ConfigError
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
@@ -31,6 +30,8 @@ KINDS = ("question", "answer", "sentence", "nothing")
 """`nothing` is sound without speech: its text is empty, and there is nothing to answer."""
 MANIFEST = ("id", "shard", "speaker", "kind", "pair", "split", "text")
 _VALID_SHARE = 0.05
+TURN = " | "
+"""Between the turns of the column `history` of `pairs.tsv`: user, assistant, user, ..."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Recording:
 
     def load(self, max_seconds: float = 60.0) -> NDArray[np.float32]:
         """16 kHz mono (N,). Raises AudioError."""
+        from ..audio import load_audio  # here, because a corpus is decoded where not all of it is installed
+
         if not self.member:
             return load_audio(self.path, max_seconds=max_seconds)
         try:

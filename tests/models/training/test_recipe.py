@@ -17,9 +17,10 @@ from speechgpt_gen.models.errors import ConfigError
 from speechgpt_gen.models.semantic.hugging_face import extend_llama
 from speechgpt_gen.models.semantic.vocabulary import SpeechVocabulary
 from speechgpt_gen.models.training import semantic_model, semantic_units
-from speechgpt_gen.models.training.corpus import Corpus, prepare
+from speechgpt_gen.models.training.corpus import Corpus
 from speechgpt_gen.models.training.extract import Spoken, align, load_spoken
 from speechgpt_gen.models.training.loop import DivergedError, Loop, LoopConfig
+from speechgpt_gen.models.training.prepare import prepare
 from speechgpt_gen.models.training.recipe import load_recipe
 from speechgpt_gen.models.training.semantic_model import SemanticRecipe
 

@@ -1,0 +1,140 @@
+"""A corpus with everything wrong with it: counted, listed, left out, and the rest decoded as it is."""
+
+import io
+import tarfile
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from speechgpt_gen.models.errors import ConfigError
+from speechgpt_gen.models.training.corpus import Corpus
+from speechgpt_gen.models.training.prepare import Limits, prepare, problems_of
+
+
+def sound(path: Path, seconds: float = 1.0, rate: int = 16_000, level: float = 0.1) -> None:
+    time = np.arange(round(seconds * rate)) / rate
+    soundfile.write(path, level * np.sin(2 * np.pi * 200 * time), rate)
+
+
+@pytest.fixture
+def bad(tmp_path: Path) -> Path:
+    """Two usable recordings and one of each kind that is not."""
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    sound(folder / "good.wav")
+    sound(folder / "fast.flac", rate=48_000)
+    sound(folder / "telephone.wav", rate=8000)
+    sound(folder / "long.wav", seconds=5)
+    sound(folder / "untold.wav")
+    sound(folder / "short.wav", seconds=0.01)
+    sound(folder / "silent.wav", level=0.0)
+    sound(folder / "hasty.wav", seconds=0.3)
+    (folder / "text.wav").write_text("no sound")
+    (folder / "none.wav").write_bytes(b"")
+    whole = (folder / "good.wav").read_bytes()
+    (folder / "cut.wav").write_bytes(whole[: len(whole) // 2])
+    names = [p.name for p in sorted(folder.iterdir())]
+    rows = [f"{name}\t{'' if name == 'untold.wav' else 'Hello there.'}\tann" for name in [*names, "gone.wav"]]
+    rows = [row.replace("Hello there.", "Hello. " * 20) if row.startswith("hasty") else row for row in rows]
+    (folder / "corpus.tsv").write_text("audio\ttext\tspeaker\n" + "\n".join(rows) + "\n")
+    return folder
+
+
+def test_what_cannot_be_used_is_listed_by_kind(bad: Path, tmp_path: Path) -> None:
+    corpus = prepare(bad, tmp_path / "cache", limits=Limits(max_seconds=4), progress=False)
+    assert {u.id: u.samples for u in corpus.utterances} == {"good.wav": 16_000, "fast.flac": 16_000}
+    problems = {p.id: p.kind for p in problems_of(tmp_path / "cache")}
+    assert problems == {
+        "telephone.wav": "wrong rate",
+        "long.wav": "too long",
+        "untold.wav": "no text",
+        "short.wav": "empty",
+        "silent.wav": "empty",
+        "hasty.wav": "wrong text",
+        "text.wav": "unreadable",
+        "none.wav": "unreadable",
+        "cut.wav": "unreadable",
+        "gone.wav": "missing",
+    }
+
+
+def test_the_command_counts_them(bad: Path, tmp_path: Path) -> None:
+    from speechgpt_gen.agent.cli.train import app
+
+    result = CliRunner().invoke(app, ["prepare", str(bad), "--run", str(tmp_path / "run"), "--max-seconds", "4"])
+    assert result.exit_code == 0, result.output
+    assert "2 utterances" in result.output
+    assert "left out 10: 3 unreadable, 2 empty" in result.output
+
+
+def test_a_judge_may_refuse_texts(bad: Path, tmp_path: Path) -> None:
+    made = prepare(
+        bad, tmp_path / "cache", check=lambda r, pcm: "it says no" if r.id == "good.wav" else None, progress=False
+    )
+    assert "good.wav" not in made.by_id
+    assert ("good.wav", "wrong text", "it says no") in {(p.id, p.kind, p.reason) for p in problems_of(made.cache)}
+
+
+def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "x.wav").write_text("no sound")
+    (tmp_path / "x.txt").write_text("Hello.")
+    with pytest.raises(ConfigError, match="1 unreadable"):
+        prepare(tmp_path, tmp_path / "cache", progress=False)
+    with pytest.raises(ConfigError, match="no prepared corpus"):
+        Corpus(tmp_path / "cache")
+
+
+def test_a_run_that_was_stopped_goes_on(bad: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = prepare(bad, tmp_path / "whole", progress=False)
+    monkeypatch.setattr("speechgpt_gen.models.training.prepare._FILES_A_PART", 3)
+    decoded: Counter[str] = Counter()
+
+    def stop_after_two(recording: object, pcm: object) -> None:
+        decoded[str(getattr(recording, "id", ""))] += 1
+        if len(decoded) == 3:
+            raise KeyboardInterrupt
+
+    def count(recording: object, pcm: object) -> None:
+        decoded[str(getattr(recording, "id", ""))] += 1
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(bad, tmp_path / "parts", check=stop_after_two, progress=False)
+    again = prepare(bad, tmp_path / "parts", check=count, progress=False)
+    assert [u.id for u in again.utterances] == [u.id for u in whole.utterances]
+    assert min(decoded.values()) == 1
+    for u in whole.utterances:
+        np.testing.assert_array_equal(again.audio(again.by_id[u.id]), whole.audio(u))
+
+
+def test_many_processes_make_what_one_makes(bad: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("speechgpt_gen.models.training.prepare._FILES_A_PART", 2)
+    one = prepare(bad, tmp_path / "one", progress=False)
+    with ThreadPoolExecutor(3) as pool:
+        many = prepare(bad, tmp_path / "many", pool=pool, progress=False)
+    assert many.utterances == one.utterances
+    np.testing.assert_array_equal(many.samples, one.samples)
+    assert problems_of(many.cache) == problems_of(one.cache)
+
+
+def test_a_broken_shard_loses_its_recordings_only(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    rows = ["id\tshard\tspeaker\tkind\tpair\tsplit\ttext"]
+    for shard in ("A", "B"):
+        with tarfile.open(tmp_path / "shards" / f"{shard}.tar", "w") as archive:
+            buffer = io.BytesIO()
+            soundfile.write(buffer, 0.1 * np.sin(np.arange(16_000)), 16_000, format="OGG", subtype="OPUS")
+            info = tarfile.TarInfo(f"{shard}0.ogg")
+            info.size = buffer.getbuffer().nbytes
+            buffer.seek(0)
+            archive.addfile(info, buffer)
+        rows.append(f"{shard}0\t{shard}.tar\tann\tsentence\t\ttrain\tHello there.")
+    (tmp_path / "manifest.tsv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "shards" / "A.tar").write_bytes(b"nothing of a tar")
+    made = prepare(tmp_path, tmp_path / "cache", progress=False)
+    assert [u.id for u in made.utterances] == ["B0"]
+    assert [p.kind for p in problems_of(made.cache)] == ["missing"]
