@@ -1,6 +1,7 @@
 """Calls over real WebRTC on loopback: an aiortc peer against the HTTP route, the conversation and the fake engine."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import groupby
@@ -10,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 import uvicorn
-from aiortc import RTCConfiguration, RTCPeerConnection
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from numpy.typing import NDArray
 from starlette.applications import Starlette
 
@@ -18,7 +19,7 @@ from speechgpt_gen.agent.client.ear import voiced
 from speechgpt_gen.agent.client.webrtc import WebRtcConnection
 from speechgpt_gen.agent.settings import Settings, load_settings
 from speechgpt_gen.agent.transports.webrtc import Calls
-from speechgpt_gen.client import Client, Ear, Event, Playout
+from speechgpt_gen.client import Client, Ear, Event, Playout, ServerError
 from speechgpt_gen.models.semantic.pieces import Message
 from speechgpt_gen.streaming.clock import RealClock
 from speechgpt_gen.streaming.engine.fake import FakeEngine
@@ -292,3 +293,37 @@ def test_settings_of_servers_that_cannot_be_are_refused() -> None:
 
     with pytest.raises(ConfigError, match="no STUN or TURN address"):
         Calls(FakeEngine(), load_settings(stun=["example.org"]))
+
+
+async def test_the_session_of_a_form_is_there_from_the_first_event_or_refused_by_name() -> None:
+    async with Server(FakeEngine(slots=2), load_settings(vad="webrtc", max_sessions_per_client=1)) as server:
+        peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        peer.addTransceiver("audio")
+        channel = peer.createDataChannel("oai-events")
+        came: asyncio.Queue[str] = asyncio.Queue()
+        channel.on("message", came.put_nowait)
+        await peer.setLocalDescription(await peer.createOffer())
+
+        async def post(session: dict[str, Any]) -> httpx.Response:
+            form = {"sdp": (None, peer.localDescription.sdp), "session": (None, json.dumps(session))}
+            async with httpx.AsyncClient() as http:
+                return await http.post(f"{server.url}/v1/realtime/calls", files=form)
+
+        refused = await post({"audio": {"output": {"voice": "nobody"}}})
+        assert refused.status_code == 400
+        assert refused.json()["error"]["param"] == "session.audio.output.voice"
+        assert server.engine.in_use == len(server.calls) == 0
+        answer = await post({"type": "realtime", "instructions": "Be brief."})
+        assert answer.status_code == 201
+        another = await post({})
+        assert another.status_code == 409
+        with pytest.raises(ServerError, match="one client may hold 1"):
+            await caller(server).__aenter__()
+        await peer.setRemoteDescription(RTCSessionDescription(answer.text, "answer"))
+        async with asyncio.timeout(15):
+            created = json.loads(await came.get())
+        assert created["session"]["instructions"] == "Be brief."
+        await peer.close()
+        await eventually(lambda: not len(server.calls))
+        async with caller(server) as client:
+            await event(client, "session.created")
