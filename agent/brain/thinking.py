@@ -7,7 +7,8 @@ import logging
 from collections.abc import Sequence
 from contextlib import aclosing
 
-from ...models.errors import EngineError, SpeechGPTGenError
+from ...models.errors import EngineError, SpeechGPTGenError, TextError
+from ...models.semantic.text import normalise
 from ...streaming.clock import Clock
 from ...streaming.engine.generation import LocalGeneration
 from ...streaming.engine.protocol import (
@@ -104,8 +105,11 @@ class Thinking:
                     self._out.put(Trouble("brain_error", str(sentence)))
                     sentence = SORRY
                     self._out.put(Text(f" {SORRY}" if self._said else SORRY))
-                if self._request.speak:
+                if self._request.speak and _speakable(sentence):
                     whole = await self._speak(sentence)
+            if self._request.speak and self._said and not self._frames:
+                self._out.put(Trouble("unspeakable_answer", f"{self._brain.where} answers what cannot be spoken"))
+                whole = await self._speak(SORRY)
             self._out.finish("completed" if whole else "length")
         finally:
             reading.cancel()
@@ -121,7 +125,7 @@ class Thinking:
                     self._out.put(piece)
                     if isinstance(piece, FunctionCall):
                         continue
-                    self._said = True
+                    self._said = self._said or bool(piece.text.strip())
                     for sentence in sentences.push(piece.text):
                         self._sentences.put_nowait(sentence)
         except BrainError as error:
@@ -165,3 +169,12 @@ class Thinking:
         ahead, since = self._request.max_ahead_seconds, self._out.audible_since
         if ahead is not None and since is not None:
             await self._clock.sleep(since + self._frames / FRAME_RATE - ahead - self._clock.now())
+
+
+def _speakable(sentence: str) -> bool:
+    """Whether the voice knows any of it: what it does not know, such as Chinese, is passed over."""
+    try:
+        normalise(sentence)
+    except TextError:
+        return False
+    return True

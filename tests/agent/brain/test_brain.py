@@ -205,6 +205,18 @@ async def test_a_brain_that_fails_is_excused_aloud_with_the_reason(think, llmock
     assert outputs[-1].reason == "completed"
 
 
+async def test_what_cannot_be_spoken_is_passed_over(think, llmock):
+    engine = await think()
+    llmock.reply("\u4f60\u597d\u3002\nHello you.\n\n*** \U0001f600")
+    outputs = await answer(engine)
+    assert [word for word, _ in words(outputs)] == ["Hello", "you."]
+    assert not trouble(outputs)
+    llmock.reply("\u4f60\u597d\u3002")
+    outputs = await answer(engine)
+    assert trouble(outputs)[0].code == "unspeakable_answer"
+    assert [word for word, _ in words(outputs)] == SORRY.split()
+
+
 async def test_nobody_there(think, unused_tcp_port):
     engine = await think(brain=f"http://127.0.0.1:{unused_tcp_port}/v1", brain_retries=0)
     (told,) = trouble(await answer(engine))
