@@ -1,13 +1,14 @@
 """The Wyoming door, asked by the protocol's own client as Home Assistant asks: a TCP connection for each request."""
 
 import asyncio
+import contextlib
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from wyoming.asr import Transcribe, Transcript
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
-from wyoming.event import Event, async_write_event
+from wyoming.event import Event, async_read_event, async_write_event
 from wyoming.handle import Handled
 from wyoming.info import Describe, Info
 from wyoming.ping import Ping, Pong
@@ -221,6 +222,39 @@ async def test_a_hundred_abrupt_ends_leave_nothing_behind(serve):
         while service.engine.in_use or len(asyncio.all_tasks()) > tasks:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert not service.door._connections
+
+
+async def test_a_client_that_does_not_read_is_dropped(serve):
+    clock = VirtualClock()
+    service = await serve(FakeEngine(clock=clock), clock)
+    _, writer = await asyncio.open_connection("127.0.0.1", service.door.port, limit=1024)
+    await async_write_event(Synthesize("word " * 700).event(), writer)  # 350 s of sound: more than sockets hold
+    while True:
+        with contextlib.suppress(RuntimeError):  # it takes many passes of the loop to fill all buffers
+            await clock.settle()
+            break
+    assert service.engine.in_use == 1
+    await clock.advance(12)
+    assert service.engine.in_use == 0
+    assert not service.door._connections
+    writer.close()
+
+
+async def test_a_client_that_stops_within_an_utterance_is_told_and_its_slot_is_free(serve):
+    clock = VirtualClock()
+    service = await serve(None, clock)
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.door.port)
+    for event in utterance(0.3)[:-1]:
+        await async_write_event(event, writer)
+    await clock.advance(30)
+    assert service.engine.in_use == 1
+    await clock.advance(40)
+    assert service.engine.in_use == 0
+    events = []
+    while (event := await async_read_event(reader)) is not None:
+        events.append(event)
+    assert events[-1].data["code"] == "timeout"
+    writer.close()
 
 
 async def test_a_late_answer_begins_with_a_filler_and_never_pauses_for_long(serve):
