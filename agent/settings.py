@@ -69,7 +69,7 @@ class Settings(BaseSettings):
         None, description="Of the two big models; none takes int8 on CPU (thrice as quick), bfloat16 on a GPU."
     )
     kernels: Literal["auto", "triton", "flash", "torch"] = Field(
-        "auto", description="What computes on a GPU: our Triton kernels, flash-attn or torch; auto takes what is there."
+        "auto", description="What computes on a GPU: Triton kernels, flash-attn or torch; auto: Triton if it can run."
     )
     voice: str | None = Field(None, description="Voice of a new session; none takes the bundle's first.")
     answer_mode: Literal["text", "direct"] = Field(

@@ -1,7 +1,7 @@
 """Which implementation computes what: chosen once, said in the log, overridable by a setting.
 
-auto: on a GPU our Triton kernels, else flash-attn where it is installed, else torch; on a CPU torch.
-triton, flash, torch: ask for one. What can't be had falls back to torch, and the log says why in one line.
+auto: on a GPU our Triton kernels, else torch; on a CPU torch. triton, flash, torch: ask for one; flash is flash-attn,
+for attention alone. What can't be had falls back to torch, and the log says why in one line.
 
 The environment variable SPEECHGPT_GEN_KERNELS gives the choice before anything is asked; `use` changes it.
 """
@@ -81,13 +81,10 @@ def _attention_on(choice: str, device_type: str, index: int | None) -> Backend:
     _checked(choice)
     if choice == "torch" or (choice == "auto" and device_type == "cpu"):
         return _settle("torch", device_type)
-    refusals = []
-    for candidate in ("triton", "flash") if choice == "auto" else (choice,):
-        refusal = triton_refusal(device_type, index) if candidate == "triton" else _flash_refusal(device_type, index)
-        if refusal is None:
-            return _settle("triton" if candidate == "triton" else "flash", device_type)
-        refusals.append(refusal)
-    say_once(f"attention on {device_type} falls back to torch: {'; '.join(refusals)}")
+    refusal = _flash_refusal(device_type, index) if choice == "flash" else triton_refusal(device_type, index)
+    if refusal is None:
+        return _settle("flash" if choice == "flash" else "triton", device_type)
+    say_once(f"attention on {device_type} falls back to torch: {refusal}")
     return "torch"
 
 
