@@ -68,32 +68,38 @@ def evaluate(
     names = list(TASKS) if task is Task.all else [task.value]
     agent = load_model(model, device, precision)
     sounds: dict[str, Any] = {}
+    folder = out or Path(f"eval-{agent.bundle.info.name}")
     with console.status("") as status:
+        say = status.update if console.is_terminal else console.print
         needs = set().union(*(NEEDS[name] for name in names))
-        material = gather(corpus, items, seed, needs, unseen=unseen, say=status.update)
-        run = Run(agent, judges, material, items, seed, say=status.update, keep=sounds.__setitem__)
+        material = gather(corpus, items, seed, needs, unseen=unseen, say=say)
+        run = Run(agent, judges, material, items, seed, say=say, keep=sounds.__setitem__)
+
+        def about() -> dict[str, Any]:
+            return {
+                "model": agent.bundle.info.name,
+                "date": datetime.now(UTC).date().isoformat(),
+                "items": items,
+                "seed": seed,
+                "precision": precision or ("int8" if agent.bundle.device.type == "cpu" else "bfloat16"),
+                "parameters": dict(agent.bundle.info.parameters),
+                "material": material.source,
+                "judges": judges.names,
+                "seconds": round(time.monotonic() - began),
+            }
+
         for name in names:
             TASKS[name](run)
+            # After each task: what is stopped in its last hour keeps the first ones.
+            report.write(folder, run.figures, run.records, about(), sounds)
     if task is Task.all:
         run.figures += size_figures(agent.bundle)
         run.figures += engine_figures(agent.bundle) if bench else []
-    about: dict[str, Any] = {
-        "model": agent.bundle.info.name,
-        "date": datetime.now(UTC).date().isoformat(),
-        "items": items,
-        "seed": seed,
-        "precision": precision or ("int8" if agent.bundle.device.type == "cpu" else "bfloat16"),
-        "parameters": dict(agent.bundle.info.parameters),
-        "material": material.source,
-        "judges": judges.names,
-        "seconds": round(time.monotonic() - began),
-    }
-    folder = out or Path(f"eval-{agent.bundle.info.name}")
-    report.write(folder, run.figures, run.records, about, sounds)
+        report.write(folder, run.figures, run.records, about(), sounds)
     if json_:
-        typer.echo(json.dumps({**about, "figures": [f.to_json() for f in run.figures]}, ensure_ascii=False))
+        typer.echo(json.dumps({**about(), "figures": [f.to_json() for f in run.figures]}, ensure_ascii=False))
     else:
-        Console().print(_table(run.figures, about))
+        Console().print(_table(run.figures, about()))
         typer.echo(f"report in {folder}")
 
 
