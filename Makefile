@@ -7,7 +7,7 @@ STAGE ?= tokenizer
 CORPUS ?= $(firstword $(wildcard data/speech ../*/data/speech))
 RESULTS ?= $(wildcard ../*/gpu)
 
-.PHONY: serve test fast gpu-pack test-gpu clean
+.PHONY: serve test fast gpu-pack test-gpu bench-gpu clean
 
 serve: $(VENV)/.serve
 	$(BIN)/speechgpt-gen serve
@@ -30,6 +30,12 @@ GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 GPU_TESTS := $(sort $(wildcard tests/kernels/test_gpu_*.py)) $(sort $(filter-out tests/kernels/%,$(wildcard tests/*/test_gpu_*.py tests/*/*/test_gpu_*.py)))
 test-gpu:
 	PYTHONPATH=. $(GPU_PYTHON) -m pytest -rs --durations=5 $(GPU_TESTS)
+
+# Every benchmark of the GPU engine, each in a process of its own, in under nine minutes; results go to OUT. Needs
+# Python, torch, Triton, numpy and transformers as they are on the machine: no virtual environment, no network.
+bench-gpu: OUT ?= gpu-results
+bench-gpu:
+	PYTHONPATH=$(CURDIR) $(GPU_PYTHON) -m speechgpt_gen.streaming.bench all --out $(OUT)
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'

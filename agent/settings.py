@@ -62,11 +62,16 @@ class Settings(BaseSettings):
     )
 
     # Model
-    model: str = Field("nano", description="Bundle to speak with: nano, tiny (random weights), or a folder.")
+    model: str = Field("nano", description="Bundle to speak with: nano, tiny or 8b (random weights), or a folder.")
     device: str = Field("auto", description="Torch device: auto takes cuda when there is one, else cpu.")
     slots: int = Field(4, ge=1, description="Conversations at a time; each holds a key-value cache and flow state.")
-    precision: Literal["float32", "bfloat16", "float16", "int8"] | None = Field(
-        None, description="Of the two big models; none takes int8 on CPU (thrice as quick), bfloat16 on a GPU."
+    precision: Literal["float32", "bfloat16", "float16", "int8", "fp8"] | None = Field(
+        None,
+        description="Of the two big models; none takes int8 on CPU (thrice as quick), bfloat16 on a GPU, where fp8 and "
+        "int8 round the language model's weights.",
+    )
+    context: int | None = Field(
+        None, ge=256, description="On a GPU: tokens one conversation can hold; none takes the model's own number."
     )
     kernels: Literal["auto", "triton", "flash", "torch"] = Field(
         "auto", description="What computes on a GPU: Triton kernels, flash-attn or torch; auto: Triton if it can run."

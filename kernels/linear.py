@@ -65,11 +65,14 @@ def quantize_linears_(
     A weight that is tied to an embedding is copied, the embedding stays as it was.
     """
     make = Int8Linear if dtype == "int8" else BFloat16Linear
-    _replace(module, make, frozenset(skip), "")
+    replace_linears_(module, make, skip)
     return module
 
 
-def _replace(module: nn.Module, make: Callable[[nn.Linear], nn.Module], skip: frozenset[str], path: str) -> None:
+def replace_linears_(
+    module: nn.Module, make: Callable[[nn.Linear], nn.Module], skip: Collection[str] = (), path: str = ""
+) -> None:
+    """Put `make(linear)` in the place of every `nn.Linear` inside `module`; skip as for `quantize_linears_`."""
     for name, child in module.named_children():
         child_path = f"{path}{name}"
         if name in skip or child_path in skip:
@@ -77,7 +80,7 @@ def _replace(module: nn.Module, make: Callable[[nn.Linear], nn.Module], skip: fr
         if type(child) is nn.Linear:  # subclasses have a reason to be different
             setattr(module, name, make(child))
         else:
-            _replace(child, make, skip, f"{child_path}.")
+            replace_linears_(child, make, skip, f"{child_path}.")
 
 
 def _prepack(quantised: Tensor, bias: Tensor | None) -> Any:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .linear import replace_linears_
 from .selection import fused, say_once
 
 WeightDtype = Literal["fp8", "int8"]
@@ -80,6 +81,11 @@ class WeightOnlyLinear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, weight={self.weight.dtype}"
+
+
+def round_weights_(module: nn.Module, dtype: WeightDtype) -> None:
+    """Replace every `nn.Linear` inside `module` by a `WeightOnlyLinear`, in place."""
+    replace_linears_(module, lambda linear: WeightOnlyLinear(linear, dtype))
 
 
 def _plain(  # noqa: PLR0917

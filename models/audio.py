@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import soundfile as sf
-import soxr
 from numpy.typing import NDArray
 
 from .errors import AudioError
@@ -52,6 +50,8 @@ def load_audio(source: AudioSource, *, max_seconds: float = 600.0) -> NDArray[np
     if (peak := float(np.abs(mono).max())) > 16.0:
         raise AudioError(f"{name} has a peak of {peak:.0f}: scale floats to [-1, 1]")
     if rate != SAMPLE_RATE:
+        import soxr  # here as soundfile below: a machine that only measures engines has neither
+
         mono = soxr.resample(mono, rate, SAMPLE_RATE)
         if len(mono) == 0:
             raise AudioError(f"{name} has {len(pcm)} samples at {rate} Hz, not one at 16 kHz: give at least 20 ms")
@@ -60,6 +60,8 @@ def load_audio(source: AudioSource, *, max_seconds: float = 600.0) -> NDArray[np
 
 def write_wav(target: str | Path | BinaryIO, pcm: NDArray[np.float32]) -> None:
     """Write 16 kHz mono 16-bit WAV. pcm: float32 (N,) in [-1, 1]; louder samples clip. Raises AudioError."""
+    import soundfile as sf
+
     try:
         sf.write(target, np.clip(pcm, -1.0, 1.0), SAMPLE_RATE, format="WAV", subtype="PCM_16")
     except (sf.LibsndfileError, OSError) as error:
@@ -98,6 +100,8 @@ def _read(file: BinaryIO, size: int, name: str, max_seconds: float) -> tuple[NDA
     if (missing := _missing_wav_bytes(file, size)) > 0:
         raise AudioError(f"{name} is cut short: {missing} bytes that its header promises are missing")
     file.seek(0)
+    import soundfile as sf
+
     try:
         with sf.SoundFile(file) as sound:
             # Asked before decoding: an hour of compressed sound would fill the memory first.

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..kernels.linear import quantize_linears_
+from ..kernels.weight_only import round_weights_
 from .checkpoint import load_state, load_strict
 from .config import from_json, to_json
 from .errors import CheckpointError, ConfigError, ModelNotFoundError
@@ -30,7 +31,7 @@ from .speech_tokenizer.streaming import StreamingSpeechTokenizer, StreamingToken
 from .voice import Voice
 
 Packing = Literal["float32", "float16", "bfloat16", "int8"]
-PRECISIONS = ("float32", "bfloat16", "float16", "int8")
+PRECISIONS = ("float32", "bfloat16", "float16", "int8", "fp8")
 PARTS = ("tokenizer", "semantic", "perceptual")
 
 
@@ -104,22 +105,30 @@ def load_bundle(
 ) -> Bundle:
     """Load a bundle for inference.
 
-    name_or_folder: "nano" (the trained default), "tiny" (random weights, for tests, no file needed) or a folder.
-    precision: of the semantic and perceptual models, one of `PRECISIONS`; "int8" is for the CPU and three times as
-    quick there as float32. The tokenizer and the voices stay float32.
+    name_or_folder: "nano" (the trained default), "tiny" (random weights, for tests, no file needed), "8b" (random
+    weights at the paper's scale, for a GPU) or a folder.
+    precision: of the semantic and perceptual models, one of `PRECISIONS`. "int8" on the CPU is three times as quick as
+    float32; on a GPU "int8" and "fp8" round the semantic model's weights, and the rest is bfloat16. The tokenizer and
+    the voices stay float32.
     Raises ModelNotFoundError, CheckpointError or ConfigError, in one line.
     """
     device = _device(device)
     if precision not in PRECISIONS:
         raise ConfigError(f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
-    if precision == "int8" and device.type != "cpu":
-        raise ConfigError(f"precision 'int8' is for the CPU: choose 'bfloat16' on {device}")
+    if precision == "fp8" and device.type == "cpu":
+        raise ConfigError("precision 'fp8' is for a GPU: choose 'int8' on the CPU")
+    if name_or_folder == "8b":
+        from .eightb import eight_config, random_bundle
+
+        if device.type == "cpu":
+            raise ConfigError("the model 8b needs a GPU: set device to cuda, or choose nano")
+        return _placed(random_bundle("8b", eight_config(), device), device, precision)
     if name_or_folder == "tiny":
         from .tiny import tiny_bundle
 
         return _placed(tiny_bundle(), device, precision)
     folder = _folder(name_or_folder)
-    config = _read_config(folder / "config.json")
+    config = read_config(folder)
     vocabulary = SpeechVocabulary.load(folder)
     if config.semantic.vocab_size != vocabulary.size:
         raise ConfigError(
@@ -144,6 +153,19 @@ def load_bundle(
         folder=folder,
     )
     return _placed(bundle, device, precision)
+
+
+def read_config(name_or_folder: str | Path) -> BundleConfig:
+    """The configuration of a bundle, without its weights. Raises as `load_bundle`."""
+    if name_or_folder == "tiny":
+        from .tiny import tiny_bundle
+
+        return tiny_bundle().config
+    if name_or_folder == "8b":
+        from .eightb import eight_config
+
+        return eight_config()
+    return _read_config(_folder(name_or_folder) / "config.json")
 
 
 def assemble(
@@ -210,7 +232,7 @@ def _folder(name_or_folder: str | Path) -> Path:
         return builtin[str(name_or_folder)]
     folder = Path(name_or_folder)
     if not folder.is_dir():
-        names = ", ".join(dict.fromkeys((*builtin, "tiny")))
+        names = ", ".join(dict.fromkeys((*builtin, "tiny", "8b")))
         raise ModelNotFoundError(f"no model {str(name_or_folder)!r}: give {names} or the folder of a model")
     for name in ("config.json", "voices.safetensors", *(f"{part}.safetensors" for part in PARTS)):
         if not (folder / name).is_file():
@@ -250,7 +272,11 @@ def _read_voices(path: Path, config: BundleConfig) -> dict[str, Voice]:
 def _placed(bundle: Bundle, device: torch.device, precision: str) -> Bundle:
     for module in (bundle.tokenizer, bundle.semantic, bundle.perceptual):
         module.to(device)
-    if precision == "int8":
+    if precision in ("fp8", "int8") and device.type != "cpu":
+        for parameter in (*bundle.semantic.parameters(), *bundle.perceptual.parameters()):
+            parameter.data = parameter.data.to(torch.bfloat16)
+        round_weights_(bundle.semantic.fuse_(), "fp8" if precision == "fp8" else "int8")
+    elif precision == "int8":
         quantize_linears_(bundle.semantic.fuse_())
         # The few layers at the flow's edges see time and latents as they are; they are cheap, so they stay exact.
         quantize_linears_(bundle.perceptual.blocks)

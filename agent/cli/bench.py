@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 LOCAL = "http://127.0.0.1:8080"
 Token = Annotated[str | None, typer.Option(envvar="SPEECHGPT_GEN_TOKEN", help="The server's token.")]
 
+Slots = Annotated[int, typer.Option(min=1, max=256, help="Conversations at a time, on a GPU.")]
+Context = Annotated[int, typer.Option(min=256, help="Tokens that one conversation can hold, on a GPU.")]
+
 app = typer.Typer(no_args_is_help=True, help="Measure a running server or the engine.")
 
 
@@ -102,10 +105,21 @@ def engine(
     turns: Annotated[int, typer.Option(min=1, max=1000, help="How often to speak the sentence.")] = 5,
     text: Annotated[str | None, typer.Option(help="Sentence to speak.")] = None,
     heard: Annotated[Path | None, typer.Option("--audio", help="Recording to listen to; default: noise.")] = None,
+    slots: Slots = 32,
+    context: Context = 2048,
+    peer: Annotated[
+        str | None, typer.Option(help="On a GPU: transformers measures its generate on the same weights.")
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure the engine without a server: ms per unit, real-time factor, core-seconds per second of speech."""
+    """Measure the engine without a server. On a CPU: ms per unit, real-time factor, core-seconds per second of speech;
+    on a GPU: the decode step by batch size, tokens and bytes a second, share of the copy bandwidth."""
     from ...models.audio import load_audio
+    from .bench_batched import on_gpu, print_figures
+
+    if on_gpu(device) or model == "8b" or peer is not None:
+        print_figures("engine", model, device, precision, slots=slots, context=context, peer=peer, json_=json_)
+        return
     from ...streaming.engine.bench import TEXT, measure
 
     recording = load_audio(heard, max_seconds=30) if heard is not None else None
@@ -119,6 +133,55 @@ def engine(
         if isinstance(value, float):
             table.add_row(name, f"{value:.3f}")
     Console().print(table)
+
+
+@app.command()
+@user_errors
+def flow(
+    *,
+    model: Model = "8b",
+    device: Device = "auto",
+    precision: Precision = None,
+    slots: Slots = 16,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure the flow: ms of a block's whole solve and of its decoding to sound, by batch size."""
+    from .bench_batched import print_figures
+
+    print_figures("flow", model, device, precision, slots=slots, context=2048, json_=json_)
+
+
+@app.command(name="first-audio")
+@user_errors
+def first_audio(
+    *,
+    model: Model = "8b",
+    device: Device = "auto",
+    precision: Precision = None,
+    context: Context = 2048,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure the batched engine alone from the end of a turn to the first sound of its answer, part by part."""
+    from .bench_batched import print_figures
+
+    print_figures("first-audio", model, device, precision, slots=4, context=context, json_=json_)
+
+
+@app.command()
+@user_errors
+def sessions(
+    *,
+    model: Model = "8b",
+    device: Device = "auto",
+    precision: Precision = None,
+    slots: Slots = 32,
+    context: Context = 2048,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure how many conversations the batched engine can let speak at once in real time."""
+    from .bench_batched import print_figures
+
+    print_figures("sessions", model, device, precision, slots=slots, context=context, json_=json_)
 
 
 def register(root: typer.Typer) -> None:

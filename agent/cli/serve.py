@@ -9,7 +9,7 @@ import logging
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from pydantic.fields import FieldInfo
@@ -17,6 +17,9 @@ from pydantic.fields import FieldInfo
 from ...models.errors import ConfigError, EngineError
 from ..settings import CONFIG_ENV, ENV_PREFIX, Settings, is_loopback, load_settings
 from .errors import user_errors
+
+if TYPE_CHECKING:
+    from ...streaming.engine.local import LocalEngine
 
 GRACE_S = 3
 """Seconds that open connections get to end when the server stops."""
@@ -106,12 +109,11 @@ async def _run(settings: Settings, listener: socket.socket) -> None:
     import uvicorn
 
     from ...kernels import selection
-    from ...streaming.engine.local import LocalEngine
     from ..app import Server, create_app
     from ..tls import fingerprint, self_signed
 
     selection.use(settings.kernels)
-    engine = LocalEngine(settings.model, settings.slots, device=_device(settings.device), precision=settings.precision)
+    engine = _engine(settings)
     app = create_app(engine, settings)
     certificate, key = self_signed() if settings.tls_self_signed else (settings.tls_cert, settings.tls_key)
     for file in filter(None, (certificate, key)):
@@ -151,6 +153,19 @@ async def _run(settings: Settings, listener: socket.socket) -> None:
     announcing.cancel()
     if shared.failed:
         raise EngineError(shared.failure)
+
+
+def _engine(settings: Settings) -> LocalEngine:
+    """Shared batches on a GPU; on a CPU one conversation after another."""
+    from ...streaming.engine.batched import BatchedEngine
+    from ...streaming.engine.local import LocalEngine
+
+    device = _device(settings.device)
+    if device == "cpu":
+        return LocalEngine(settings.model, settings.slots, device=device, precision=settings.precision)
+    return BatchedEngine(
+        settings.model, settings.slots, device=device, precision=settings.precision, context=settings.context
+    )
 
 
 def _device(name: str) -> str:

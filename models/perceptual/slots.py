@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...kernels.attention import attend, attention_with_kvcache
+from ...kernels.fused import norm_modulate
 from ...kernels.graph import Graph, Lane
 from ...kernels.noise import normal_at, seed_keys
 from ...kernels.selection import attention_backend
@@ -159,21 +160,22 @@ class FlowSlots:
 
         def velocity(x: Tensor, _t: Tensor) -> Tensor:
             evaluation = next(evaluations)
-            modulation = self._modulation.at(evaluation)
+            layers, head = self._modulation.layers[evaluation], self._modulation.head[evaluation]
             h = model.embed(x, zv, context)
             blocks: Iterable[Any] = model.blocks
-            for block, ring, values in zip(blocks, self.ring[evaluation], modulation.layers[0], strict=True):
-                shift, scale, gate, ff_shift, ff_scale, ff_gate = values.unbind(0)
-                normed = torch.addcmul(shift, F.layer_norm(h, h.shape[-1:]), scale)
+            branch = branch_gate = None  # what the last part adds goes in with the next part's norm
+            for block, ring, values in zip(blocks, self.ring[evaluation], layers, strict=True):
+                shift, scale, gate, ff_shift, ff_scale, ff_gate = values[:, None].unbind(0)
+                h, normed = norm_modulate(h, shift, scale, branch, branch_gate)
                 qkv = block.qkv(normed).unflatten(-1, (3, block.heads, -1))  # (B, T, 3, heads, d)
                 q, k = rotate(qkv[:, :, :2], rotation).unbind(2)
                 ring[0].index_put_((at, rows), k)
                 ring[1].index_put_((at, rows), qkv[:, :, 2])
-                h = torch.addcmul(h, gate, block.out(look(q, ring[0], ring[1]).flatten(2)))
-                normed = torch.addcmul(ff_shift, F.layer_norm(h, h.shape[-1:]), ff_scale)
-                h = torch.addcmul(h, ff_gate, block.down(F.silu(block.up(normed))))
-            shift, scale = modulation.head[0].unbind(0)
-            out: Tensor = model.out_proj(torch.addcmul(shift, F.layer_norm(h, h.shape[-1:]), scale))
+                attended = block.out(look(q, ring[0], ring[1]).flatten(2))
+                h, normed = norm_modulate(h, ff_shift, ff_scale, attended, gate)
+                branch, branch_gate = block.down(F.silu(block.up(normed))), ff_gate
+            shift, scale = head[:, None].unbind(0)
+            out: Tensor = model.out_proj(norm_modulate(h, shift, scale, branch, branch_gate)[1])
             return out.float()
 
         self.latents[:size] = model.denormalise(model.flow.solve(velocity, zv, noise, self.solver))

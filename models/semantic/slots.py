@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ...kernels.attention import attention_with_kvcache
@@ -23,6 +22,8 @@ from ...kernels.graph import Download, Graph, Lane
 from ...kernels.noise import seed_keys
 from ...kernels.rotary import rotary_tables
 from ...kernels.sampling import TokenClasses, sample
+from ...kernels.selection import fused
+from ...kernels.weight_only import linear
 from .decoder import Draws
 from .grammar import NEVER, Grammar, Phase
 from .llama import SemanticModel
@@ -42,8 +43,8 @@ SLACK: Final = CHUNKS[0][1]
 @dataclass(frozen=True)
 class SlotOptions:
     """slots: sequences at a time. capacity: tokens each can hold. buckets: batch sizes of a decode step, each a graph.
-    burst: tokens drawn per launch, by bucket (one burst more for those not named is 1). candidates: the likeliest
-    tokens that a draw chooses from; a larger top_k, or 0, means this many."""
+    burst: tokens drawn per launch, by bucket (1 for those not named). candidates: the likeliest tokens that a draw
+    chooses from; a larger top_k, or 0, means this many."""
 
     slots: int
     capacity: int
@@ -52,10 +53,11 @@ class SlotOptions:
     candidates: int = 128
 
     @classmethod
-    def of(cls, slots: int, capacity: int, burst: int = 5) -> SlotOptions:
-        """Buckets of 1, 2, 4 ... up to `slots`; smaller batches draw more per launch, since a launch then is short."""
+    def of(cls, slots: int, capacity: int) -> SlotOptions:
+        """Buckets of 1, 2, 4 ... up to `slots`. Small batches draw two tokens per launch: more would make a listener
+        wait for tokens beyond the first block, and a step of a large batch is long enough by itself."""
         sizes = sorted({min(1 << k, slots) for k in range(slots.bit_length() + 1)})
-        return cls(slots, capacity, tuple(sizes), {size: max(1, min(burst, 10 // size)) for size in sizes})
+        return cls(slots, capacity, tuple(sizes), {size: 2 if size <= 4 else 1 for size in sizes})
 
     def bucket(self, rows: int) -> int:
         """The smallest bucket that holds so many rows."""
@@ -108,6 +110,7 @@ class SlotModel:
         self.rows = torch.full((slots,), NOTHING, dtype=torch.int64, device=device)
         self.drawn = torch.full((max(options.burst.values()), slots), NOTHING, dtype=torch.int64, device=device)
         self._table(grammar)
+        self._linear_counters, self._attention_counters = _counters(model, slots, device)
         self._chunks = {
             shape: _ChunkTensors.of(shape, device) for shape in CHUNKS if shape[0] <= max(4, slots) and shape[1] <= rows
         }
@@ -208,17 +211,16 @@ class SlotModel:
         tensors.out[:, length] = self._draw(ends, at, numbers, live, tensors.starts + tensors.counts)
 
     def _forward(self, tokens: Tensor, slots: Tensor, starts: Tensor) -> Tensor:
-        """Normalised states (B, T, hidden) of tokens (B, T) put at `starts` (B,) int32 of `slots` (B,) int32."""
-        model = self.model.model
-        x = model.embed_tokens(tokens)
+        """Last states (B, T, hidden) of tokens (B, T) put at `starts` (B,) int32 of `slots` (B,) int32."""
+        model, eps = self.model.model, self.model.config.rms_norm_eps
+        x: Tensor = model.embed_tokens(tokens)
         cos, sin = self.rotary
         layers: Iterable[Any] = model.layers
         for layer, (keys, values) in zip(layers, self.cache, strict=True):
-            attention = layer.self_attn
-            q, k, v = (
-                part.unflatten(-1, (-1, attention.head_dim))
-                for part in attention.qkv_proj(layer.input_layernorm(x)).split(attention.sizes, -1)
-            )
+            attention, mlp = layer.self_attn, layer.mlp
+            qkv = self._linear(x, attention.qkv_proj, norm=layer.input_layernorm.weight, eps=eps)
+            heads = qkv.view(*tokens.shape, -1, attention.head_dim)
+            q, k, v = torch.split(heads, [size // attention.head_dim for size in attention.sizes], 2)
             attended = attention_with_kvcache(
                 q,
                 keys,
@@ -230,17 +232,23 @@ class SlotModel:
                 rotary_cos=cos,
                 rotary_sin=sin,
                 causal=True,
+                counters=self._attention_counters,
             )
-            x = x + attention.o_proj(attended.flatten(2))
-            gate, up = layer.mlp.gate_up_proj(layer.post_attention_layernorm(x)).chunk(2, -1)
-            x = x + layer.mlp.down_proj(F.silu(gate) * up)
-        states: Tensor = model.norm(x)
-        return states
+            x = self._linear(attended.flatten(2), attention.o_proj, residual=x)
+            h = self._linear(x, mlp.gate_up_proj, norm=layer.post_attention_layernorm.weight, eps=eps, gated=True)
+            x = self._linear(h, mlp.down_proj, residual=x)
+        return x
 
     def _head(self, states: Tensor) -> Tensor:
-        """Logits (rows, V) in float32."""
-        logits: Tensor = self.model.lm_head(states)
+        """Logits (rows, V) in float32 of states (rows, hidden) before their norm."""
+        norm: Any = self.model.model.norm
+        logits: Tensor = self._linear(states, self.model.lm_head, norm=norm.weight, eps=self.model.config.rms_norm_eps)
         return logits.float()
+
+    def _linear(self, x: Tensor, layer: Any, **parts: Any) -> Tensor:
+        """A layer's product, with the parts around it, whatever dtype its weights have."""
+        scales: Tensor | None = getattr(layer, "scales", None)
+        return linear(x, layer.weight, scales, counters=self._linear_counters, **parts)
 
     def _draw(self, logits: Tensor, at: Tensor, numbers: Tensor, live: Tensor, length: Tensor) -> Tensor:
         """Draw a token for each row from logits (B, V), note it in `numbers` and return what the host is told (B,)."""
@@ -272,7 +280,7 @@ class SlotModel:
         return torch.where(live, told, NOTHING)
 
     def _sample(self, logits: Tensor, at: Tensor, numbers: Tensor) -> Tensor:
-        """A token for each row, (B,): `Sampler.draw` for rows that differ in everything."""
+        """Draw as `Sampler.draw` does, for rows that differ in everything: (B,)."""
         phase, chances = numbers[:, _PHASE], self.options_of[at]
         return sample(
             logits,
@@ -299,6 +307,22 @@ class SlotModel:
         self._of_units = torch.tensor([rule.units for rule in rules], device=device)
         self._bias = torch.zeros(size, device=device)
         self._bias[grammar.vocabulary.listen] = grammar.bias(grammar.vocabulary.listen)
+
+
+def _counters(model: SemanticModel, slots: int, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
+    """Zeros that our kernels count arrivals with and leave as zeros; the lane runs one kernel at a time."""
+    if not fused(device):
+        return None, None
+    from ...kernels.gpu import attention, linear  # not every machine has triton
+
+    config = model.config
+    groups = config.num_attention_heads // config.num_key_value_heads
+    calls = [(slots, 1), *CHUNKS]
+    sizes = [
+        attention.counters(device, rows, length * groups, config.num_key_value_heads).numel() for rows, length in calls
+    ]
+    widest = max(config.vocab_size, 2 * config.intermediate_size, 3 * config.hidden_size)
+    return linear.counters(device, widest), torch.zeros(max(sizes), dtype=torch.int32, device=device)
 
 
 @dataclass(frozen=True, eq=False)

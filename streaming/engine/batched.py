@@ -17,10 +17,11 @@ import numpy as np
 import torch
 
 from ...kernels.graph import Lane
-from ...kernels.selection import attention_backend
-from ...models.bundle import Bundle
-from ...models.errors import EngineError
+from ...kernels.selection import attention_backend, use
+from ...models.bundle import Bundle, read_config
+from ...models.errors import ConfigError, EngineError
 from ...models.generation import Listener
+from ...models.memory import check_memory
 from ...models.semantic.decoder import Draws
 from ...models.semantic.grammar import Grammar, Phase
 from ...models.semantic.sampling import SamplingOptions
@@ -69,7 +70,18 @@ class BatchedEngine(LocalEngine):
         self.capture_seconds = 0.0
         """Seconds that capturing and warming up took."""
 
+    def _build(self) -> Parts:
+        if not isinstance(self._source, Bundle) and self.device.type == "cuda" and torch.cuda.is_available():
+            config = read_config(self._source)
+            free = torch.cuda.mem_get_info(self.device)[0]
+            context = self._context or config.semantic.max_position_embeddings
+            name = str(self._source)
+            check_memory(config, self._precision, context, slots=self._count, free=free, name=name)
+        return super()._build()
+
     def _assemble(self, bundle: Bundle) -> Parts:
+        if bundle.device.type == "cpu" and self._precision == "int8":
+            raise ConfigError("int8 on the CPU serves one conversation at a time: choose bfloat16, or a GPU")
         bundle.semantic.fuse_()
         began = time.perf_counter()
         context = self._context or bundle.semantic.config.max_position_embeddings
@@ -77,7 +89,10 @@ class BatchedEngine(LocalEngine):
         if self._buckets is not None:
             options = SlotOptions(self._count, context, self._buckets, options.burst)
         device = bundle.device
-        able = attention_backend(device) != "torch"
+        if attention_backend(device) == "flash":
+            log.warning("attention falls back to torch: flash-attn has no idle rows, which a batch of slots needs")
+            use("torch")
+        able = attention_backend(device) == "triton"
         if device.type == "cuda" and not able:
             log.warning("no CUDA graphs for decoding: torch's attention over a cache looks at lengths on the host")
         decoding = Lane(device, capture=able)

@@ -65,6 +65,11 @@ class LocalEngine:
         return EngineInfo(bundle.info.name, self._count, tuple(bundle.voices))
 
     @property
+    def device(self) -> torch.device:
+        """Where the models are, or will be."""
+        return self._source.device if isinstance(self._source, Bundle) else torch.device(self._device)
+
+    @property
     def in_use(self) -> int:
         return len(self._sessions)
 

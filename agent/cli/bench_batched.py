@@ -1,0 +1,60 @@
+"""`speechgpt-gen bench engine|flow|first-audio|sessions` of the batched engine: what is asked, and what is printed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ...models.errors import ConfigError
+
+
+def on_gpu(device: str) -> bool:
+    """Whether a device name means a GPU."""
+    import torch
+
+    return torch.cuda.is_available() if device == "auto" else not device.startswith("cpu")
+
+
+def print_figures(
+    bench: str,
+    model: str,
+    device: str,
+    precision: str | None,
+    *,
+    slots: int,
+    context: int,
+    peer: str | None = None,
+    json_: bool = False,
+) -> None:
+    """Measure and print. Raises SpeechGPTGenError for what cannot be measured."""
+    from ...streaming.bench.common import Subject
+    from ...streaming.bench.run import measure
+
+    if peer not in (None, "transformers"):
+        raise ConfigError(f"peer {peer!r} is unknown: only transformers can be measured beside the engine")
+    place = ("cuda" if on_gpu(device) else "cpu") if device == "auto" else device
+    figures, _ = measure(bench, Subject(model, place, precision, slots, context), peer)
+    if json_:
+        typer.echo(json.dumps(figures))
+        return
+    table = Table("figure", "value", title=f"{bench} of {figures['model']} in {figures['precision']} on {place}")
+    for name, value in _flat(figures):
+        table.add_row(name, str(value))
+    Console().print(table)
+
+
+def _flat(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            rows += _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for number, each in enumerate(value):
+                rows += _flat(each, f"{prefix}{name}[{number}].")
+        else:
+            rows.append((prefix + name, value))
+    return rows
