@@ -7,7 +7,6 @@ the device or asks it anything. The plain twin keeps to the same rules, so a CPU
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
@@ -30,7 +29,10 @@ class Lane:
     def __init__(self, device: torch.device, *, urgent: bool = False, capture: bool = True) -> None:
         self.device = device
         self.captures = capture and device.type == "cuda"
-        self.capture_seconds = 0.0
+        self.captured = 0
+        """Graphs captured."""
+        self.refused = 0
+        """Graphs that could not be captured, and are called plainly."""
         self._stream = torch.cuda.Stream(device, priority=-1 if urgent else 0) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle() if self.captures else None
 
@@ -83,13 +85,11 @@ class Graph:
     def __init__(self, lane: Lane, function: Callable[[], None]) -> None:
         self._function = function
         self.captured: torch.cuda.CUDAGraph | None = None
-        began = time.perf_counter()
         with lane.entered():
             if lane.captures:
                 self._capture(lane)
             else:
                 function()  # on a CPU too, so that what is broken shows before anybody waits for it
-        lane.capture_seconds += time.perf_counter() - began
 
     def _capture(self, lane: Lane) -> None:
         for _ in range(2):  # the first call may compile kernels, choose algorithms and grow workspaces
@@ -97,10 +97,18 @@ class Graph:
         torch.cuda.synchronize(lane.device)
         # The capture is kept beside what is run: a conditional node takes it as its body.
         captured = torch.cuda.CUDAGraph(keep_graph=True)
-        # Other threads may use the GPU meanwhile: what they do is none of this capture's business.
-        with torch.cuda.graph(captured, pool=lane._pool, stream=lane._stream, capture_error_mode="thread_local"):
-            self._function()
-        captured.instantiate()
+        try:
+            # Other threads may use the GPU meanwhile: what they do is none of this capture's business.
+            with torch.cuda.graph(captured, pool=lane._pool, stream=lane._stream, capture_error_mode="thread_local"):
+                self._function()
+            captured.instantiate()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            log.warning("called without a CUDA graph, slower: %s", " ".join(str(error).split())[:200])
+            lane.refused += 1
+            return
+        lane.captured += 1
         self.captured = captured
 
     def __call__(self) -> None:

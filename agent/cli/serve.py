@@ -161,7 +161,7 @@ def _engine(settings: Settings) -> LocalEngine:
     from ...streaming.engine.local import LocalEngine
 
     device = _device(settings.device)
-    if device == "cpu":
+    if not device.startswith("cuda"):
         return LocalEngine(settings.model, settings.slots, device=device, precision=settings.precision)
     return BatchedEngine(
         settings.model, settings.slots, device=device, precision=settings.precision, context=settings.context

@@ -50,6 +50,7 @@ def bench_engine(subject: Subject, peer: str | None = None) -> tuple[Figures, st
     figures["capture_s"] = round(time.perf_counter() - began, 2)
     figures["steps"] = [_step(slots, size, subject, figures["copy_gb_per_s"]) for size in sizes]
     figures["prefill_ms"] = _prefill(slots, subject)
+    figures["graphs"] = {"captured": slots.lane.captured, "refused": slots.lane.refused}
     figures["peak_memory_gb"] = peak_memory_gb(device)
     if peer is not None and figures["transformers"].get("tokens_per_s"):
         figures["times_transformers"] = round(

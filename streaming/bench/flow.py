@@ -46,6 +46,7 @@ def bench_flow(subject: Subject) -> tuple[Figures, str]:
         "frames": len(block),
         "evaluations": bundle.config.solver.nfe,
         "capture_s": round(captured, 2),
+        "graphs": {"captured": lane.captured, "refused": lane.refused},
         "batches": rows,
         "peak_memory_gb": peak_memory_gb(device),
     }
