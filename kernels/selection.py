@@ -34,6 +34,11 @@ def use(choice: str) -> None:
     os.environ[ENVIRONMENT] = _checked(choice)
 
 
+def check() -> None:
+    """Raise ValueError, one line, when the environment names what is not a choice."""
+    _checked(_chosen())
+
+
 @contextmanager
 def using(choice: str) -> Iterator[None]:
     """`use` for the length of a with block: for tests and benchmarks, since it holds for every thread."""

@@ -235,8 +235,13 @@ def load_model(name: str, device: str, precision: str | None) -> SpeechGPTGen:
     """The model of the flags. Raises ModelNotFoundError, CheckpointError or ConfigError."""
     import torch
 
+    from ...kernels import selection
     from ...models.facade import SpeechGPTGen
 
+    try:
+        selection.check()
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":

@@ -65,6 +65,8 @@ def test_unknown_choice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         use("quick")
     monkeypatch.setenv(selection.ENVIRONMENT, "quick")
     with pytest.raises(ValueError, match="SPEECHGPT_GEN_KERNELS"):
+        selection.check()
+    with pytest.raises(ValueError, match="SPEECHGPT_GEN_KERNELS"):
         attention_backend(CPU)
 
 
