@@ -73,8 +73,15 @@ class Judges:
         """What Whisper hears in 16 kHz samples (N,); the empty text in silence."""
         if len(pcm) < 0.1 * SAMPLE_RATE:
             return ""
+        # Without the fallback to sampling, which is drawn anew each time; nobody says more than ten tokens a second.
         segments, _ = self._whisper.transcribe(
-            pcm, language="en", beam_size=5, condition_on_previous_text=False, without_timestamps=True
+            pcm,
+            language="en",
+            beam_size=5,
+            temperature=0.0,
+            condition_on_previous_text=False,
+            without_timestamps=True,
+            max_new_tokens=min(200, 16 + 10 * len(pcm) // SAMPLE_RATE),
         )
         return " ".join(segment.text.strip() for segment in segments)
 
