@@ -62,7 +62,7 @@ def eight_config() -> BundleConfig:
 def random_bundle(name: str, config: BundleConfig, device: torch.device) -> Bundle:
     """Seeded random weights of a configuration, on `device`: the big models in bfloat16, the tokenizer in float32."""
     vocabulary = text_vocabulary(config.semantic.vocab_size - N_UNITS - len(SPECIALS))
-    devices = [device] if device.type == "cuda" else []
+    devices = [torch.cuda.current_device() if device.index is None else device.index] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.device(device):
         torch.manual_seed(_SEED)
         with _default_dtype(torch.bfloat16):

@@ -8,6 +8,7 @@ CPU the graphs are plain calls and everything else is the same.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -89,6 +90,9 @@ class BatchedEngine(LocalEngine):
         if self._buckets is not None:
             options = SlotOptions(self._count, context, self._buckets, options.burst)
         device = bundle.device
+        if device.type == "cuda":
+            # Python hands itself from thread to thread every 5 ms otherwise: as long as a whole decode step.
+            sys.setswitchinterval(0.0005)
         if attention_backend(device) == "flash":
             log.warning("attention falls back to torch: flash-attn has no idle rows, which a batch of slots needs")
             use("torch")
