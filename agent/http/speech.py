@@ -86,7 +86,9 @@ def _passages(text: str) -> list[str]:
         else:
             found.append(sentence)
     if not found:
-        normalise(text[:_PASSAGE])  # says what is wrong with it
+        # A lone sign such as % is no sentence, but it has a name; what has none is refused here with the reason.
+        normalise(text[:_PASSAGE])
+        found.append(text[:_PASSAGE])
     return found
 
 

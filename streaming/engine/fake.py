@@ -6,7 +6,6 @@ For everything above the engine: sessions, transports, the page. `tones.decode_w
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from itertools import count
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from ...models.errors import AudioError, ConfigError, EngineError, EngineFullError, TextError
 from ...models.semantic.pieces import Message
+from ...models.semantic.text import normalise
 from .protocol import Audio, EngineInfo, Finished, FinishReason, Output, Request, Text, Transcript, Voice, Word
 from .tones import FRAME, MAX_WORD, WORD_FRAMES, word_tone
 
@@ -257,8 +257,7 @@ class FakeGeneration:
             return [num2words(number) for number in range(1, -(-self._heard_frames // WORD_FRAMES) + 1)]
         if request.kind == "say":
             words = (request.text or "").split()
-            if not re.search(r"[A-Za-z0-9]", request.text or ""):
-                raise TextError("there is nothing to say: give text with at least one letter or digit")
+            normalise(request.text or "")
             return words
         if request.text is None and not self._transcript and not self._answers_history:
             raise EngineError("there is nothing to answer: listen to some audio or give a text first")

@@ -72,6 +72,13 @@ async def test_speech_as_events(serve):
     assert events[-1]["usage"]["output_tokens"] == 125
 
 
+@pytest.mark.parametrize("text", ["%", "\u00e9\u00e8", "5 & 6", "\uff21\uff22", "\u00bd", "ok \U0001f600"])
+async def test_signs_that_have_a_name_are_spoken(serve, text):
+    server = await serve()
+    said = await server.sdk.audio.speech.create(**{**ASK, "input": text})
+    assert len(said.content) == 24_000 * len(text.split())
+
+
 @pytest.mark.parametrize("speed", [0.25, 0.8, 1.5, 4.0])
 async def test_speed(serve, speed):
     server = await serve()

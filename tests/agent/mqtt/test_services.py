@@ -116,7 +116,7 @@ async def test_say_that_fails_is_told_and_still_finished(house):
     await slot.close()
     h.tell("hermes/tts/say", text="...", id="j")
     await h.clock.advance(0.1)
-    assert "nothing to say" in h.all("error/tts")[1]["error"]
+    assert "nothing that can be spoken" in h.all("error/tts")[1]["error"]
 
 
 async def test_voices(house):
