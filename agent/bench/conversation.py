@@ -9,7 +9,7 @@ from ...models.errors import AudioError
 from ...streaming.clock import Clock
 from ...streaming.frames import SAMPLE_RATE, Pcm
 from ...streaming.playout import Playout
-from ..client import Client, Ear, Event
+from ..client import Client, Ear, Event, ServerError
 from ..client.ear import voiced
 
 PARTS = ("end_of_turn", "first_token", "first_audio", "played")
@@ -104,13 +104,17 @@ class _Asking:
         self._first, self._last = (sample / SAMPLE_RATE for sample in span)
 
     async def begin(self, number: int) -> float:
-        """Begin to ask; returns the instant at which the question's first sample was sent."""
+        """Begin to ask; returns the instant at which the question's first sample was sent. Raises ServerError."""
         begun: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         microphone = self._client.microphone
         microphone.on_started = lambda _: begun.set_result(self._clock.now()) if not begun.done() else None
         microphone.push(number, self._question)
         microphone.end(number)
-        return await begun
+        try:
+            async with asyncio.timeout(self._patience):
+                return await begun
+        except TimeoutError:
+            raise ServerError("the call was lost: nothing asks for the user's voice any more") from None
 
     async def hear(self, began: float, barge_in: float | None) -> Turn:
         """The answer to the question that began at an instant; `interrupting` tells whether it is still sounding."""
