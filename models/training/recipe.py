@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from ..bundle import PARTS, Bundle, BundleConfig, assemble, save_bundle
 from ..config import from_json
 from ..errors import ConfigError
-from ..perceptual.block_causal import BlockCausalFlow
+from ..perceptual.block_causal import BlockCausalConfig, BlockCausalFlow
 from ..semantic.llama import SemanticModel
 from ..semantic.vocabulary import SpeechVocabulary
 from ..speech_tokenizer.streaming import StreamingSpeechTokenizer
@@ -36,6 +36,7 @@ from ..voice import Voice
 from . import acoustic, perceptual_model, semantic_model, semantic_units
 from .corpus import Corpus
 from .extract import Spoken, extract, load_spoken
+from .loop import LoopConfig
 from .lora import add_lora_, merge_
 from .parallel import World
 
@@ -48,6 +49,14 @@ class Recipe:
     acoustic: acoustic.AcousticConfig = field(default_factory=acoustic.AcousticConfig)
     semantic: semantic_model.SemanticRecipe = field(default_factory=semantic_model.SemanticRecipe)
     perceptual: perceptual_model.PerceptualRecipe = field(default_factory=perceptual_model.PerceptualRecipe)
+    ablation: perceptual_model.PerceptualRecipe = field(
+        default_factory=lambda: perceptual_model.PerceptualRecipe(
+            model=BlockCausalConfig(dim=256, depth=6, heads=4),
+            loop=LoopConfig(steps=1500, learning_rate=1e-3, warmup=100, save_every=10_000, ema=0.998),
+            batch_frames=12_000,
+        )
+    )
+    """The model that is trained once for every chain, prior and seed (`slices/ablation.py`)."""
     voices: tuple[str, ...] = ("af_heart",)
     """Speakers of the corpus that become bundled voices; the first is the default and the one that answers."""
     prompt_frames: int = 150

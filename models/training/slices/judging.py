@@ -17,6 +17,8 @@ from .. import semantic_units
 from ..corpus import Corpus, Utterance
 from ..recordings import Recordings
 
+SOLVER = Solver("euler", 6)
+"""The one that bundles use."""
 JUDGED = 64
 """Held-out utterances that are made and read."""
 
@@ -43,6 +45,7 @@ def spoken_again(
     u: Utterance,
     *,
     prompt_frames: int,
+    solver: Solver = SOLVER,
 ) -> Tensor:
     """The utterance from its units alone, (N,) on the CPU, in the voice of another recording of its speaker.
 
@@ -59,7 +62,7 @@ def spoken_again(
     if voice is not None:
         latents, v1 = of(voice, prompt_frames)
         prompt = latents[0], v1[0]
-    made = solve_offline(model, of(u, u.frames)[1], seed=0, solver=Solver("euler", 6), prompt=prompt)
+    made = solve_offline(model, of(u, u.frames)[1], seed=0, solver=solver, prompt=prompt)
     return tokenizer.decode(made)[0, 0].float().cpu()
 
 

@@ -1,8 +1,9 @@
-"""The three stages as slices: each takes what earlier ones left, trains for its time, judges itself and leaves pieces.
+"""The stages as slices: each takes what earlier ones left, trains for its time, judges itself and leaves pieces.
 
 tokenizer    units (from where the shipped encoder stands), then the codec around them
 semantic     units and words of the corpus, then the language model
 perceptual   codes of the corpus, then the flow
+    ablation     small flows that differ in chain and prior
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from ...bundle import load_bundle
 from ...checkpoint import load_strict
+from ...errors import ConfigError
 from ...perceptual.block_causal import BlockCausalFlow
 from ...semantic.llama import SemanticModel
 from ...semantic.vocabulary import SpeechVocabulary
@@ -29,6 +31,7 @@ from ..extract import Spoken, extract, load_spoken
 from ..precision import mixed
 from ..recipe import Recipe, all_units, prompt_voice, restore
 from ..recordings import Recordings
+from .ablation import Bench, run_variants
 from .judging import character_error_rate, judged, reconstructed, spoken_again, write_samples
 from .machine import Machine
 from .pieces import find_pieces, read_pieces, units_id, units_of_pieces, write_pieces
@@ -149,9 +152,8 @@ def semantic(run: Slice) -> Figures:
     _average(model, folder)
     vocabulary.save(run.out)
     pieces = write_pieces(model.state_dict(), run.out, "semantic", units=known)
-    return {"pieces": pieces, "items_per_step": run.recipe.semantic.rows * run.recipe.semantic.row_tokens} | _size(
-        model
-    )
+    tokens = run.recipe.semantic.rows * run.recipe.semantic.row_tokens
+    return {"pieces": pieces, "items_per_step": tokens} | _size(model)
 
 
 def perceptual(run: Slice) -> Figures:
@@ -192,7 +194,26 @@ def perceptual(run: Slice) -> Figures:
     return figures | _size(model)
 
 
-STAGES = {"tokenizer": tokenizer, "semantic": semantic, "perceptual": perceptual}
+def ablation(run: Slice) -> Figures:
+    """Chain and prior of the perceptual model, all else alike."""
+    base, reader = _tokenizer(run, run.earlier("tokenizer"))
+    if reader is None:
+        raise ConfigError("the ablation is judged by the units' reader: name the OUT of a tokenizer slice")
+    base.to(run.machine.device)
+    bench = Bench(
+        run.machine,
+        Recordings(run.corpus, run.machine.device),
+        base,
+        reader,
+        perceptual_model.extract_codes(run.corpus, base, _encode_all(run, base)),
+        run.recipe.ablation,
+        run.recipe.prompt_frames,
+        units_id(base.semantic),
+    )
+    return run_variants(bench, run.work, run.out, run.resume)
+
+
+STAGES = {"tokenizer": tokenizer, "semantic": semantic, "perceptual": perceptual, "ablation": ablation}
 
 
 def _tokenizer(run: Slice, folder: Path | None) -> tuple[StreamingSpeechTokenizer, semantic_units.SemanticUnits | None]:

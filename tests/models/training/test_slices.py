@@ -49,6 +49,10 @@ loop = {{steps = 2, warmup = 1, ema = 0.9}}
 batch_frames = 200
 model = {{latent_dim = 8, dim = 16, depth = 1, heads = 2}}
 loop = {{steps = 2, warmup = 1, ema = 0.9}}
+[ablation]
+batch_frames = 200
+model = {{latent_dim = 8, dim = 16, depth = 1, heads = 2}}
+loop = {{steps = 4, warmup = 1, ema = 0.9, save_every = 1}}
 """
 # What the machine of a slice has not: only torch, numpy, scipy, transformers, safetensors, tokenizers are there.
 ABSENT = ["aiortc", "av", "num2words", "pydantic", "rich", "soxr", "starlette", "tensorboard", "typer", "webrtcvad"]
@@ -106,6 +110,13 @@ def test_slices_of_all_stages_make_a_model_that_speaks(packs: Path, tmp_path: Pa
     assert "cer_spoken_again" in figures
     parts = {json.loads(line)["part"] for line in (out["semantic"] / "log.jsonl").read_text().splitlines()}
     assert parts == {"semantic"}
+
+    out["ablation"] = tmp_path / "out" / "ablation"
+    figures = run_slice(packs, "ablation", out["ablation"], out["tokenizer"])
+    assert figures["variants"] == figures["variants_wanted"] == 8
+    lines = [json.loads(line) for line in (out["ablation"] / "ablation.jsonl").read_text().splitlines()]
+    assert len({(each["variant"], each["step"], each["nfe"]) for each in lines}) == len(lines) == 8 * 3 * 5
+    assert len({each["cer"] for each in lines}) > 1
 
     recipe = load_recipe(packs / "pack-00" / "recipe.toml")
     assemble_slices([*out.values()], recipe, tmp_path / "model", shipped="tiny")
