@@ -44,10 +44,11 @@ def run_slice(given: argparse.Namespace) -> None:
     if missing:
         raise ConfigError(f"no folder {', '.join(missing)} to resume from")
     given.out.mkdir(parents=True, exist_ok=True)
-    source = unpacked(given.packs)
-    recipe = load_recipe(given.recipe or source / "recipe.toml")
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
+        source = work / "packs"
+        unpacked(given.packs, source)
+        recipe = load_recipe(given.recipe or source / "recipe.toml")
         _decode(source, work / "corpus")  # in processes, so before the device is touched
         print(f"corpus decoded after {machine.spent:.1f} s", flush=True)
         rate = machine.gemm_rate()

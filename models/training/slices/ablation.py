@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 from torch import Tensor
 
@@ -47,9 +47,13 @@ class Variant:
         return f"{self.chain}-{self.prior}-{self.seed}"
 
 
-VARIANTS: Final = tuple(
-    Variant(chain, prior, seed) for seed, chain, prior in product((0, 1), get_args(Chain), get_args(Prior))
+CELLS: Final[tuple[tuple[Chain, Prior], ...]] = (
+    ("implicit", "semantic"),
+    ("implicit", "gaussian"),
+    ("explicit", "gaussian"),
 )
+"""An explicit chain adds v1 itself, so it has no semantic prior."""
+VARIANTS: Final = tuple(Variant(chain, prior, seed) for seed, (chain, prior) in product((0, 1), CELLS))
 
 
 @dataclass(frozen=True, eq=False)

@@ -102,8 +102,8 @@ def _fetch_wheels(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.whl"))
 
 
-def unpacked(packs: Path) -> Path:
-    """One corpus folder out of all packs below `packs`, by links; wheels become importable here.
+def unpacked(packs: Path, joined: Path) -> None:
+    """Make `joined` one corpus folder out of all packs below `packs`, by links; wheels become importable.
 
     Raises ConfigError when a pack is missing.
     """
@@ -114,7 +114,6 @@ def unpacked(packs: Path) -> Path:
     missing = [f"pack-{n:02d}" for n in range(count) if not (packs / f"pack-{n:02d}").is_dir()]
     if missing:
         raise ConfigError(f"{packs} lacks {', '.join(missing)} of {count} packs: carry them too")
-    joined = Path(tempfile.mkdtemp(prefix="packs-"))
     for number in range(count):
         pack = packs / f"pack-{number:02d}"
         for file in sorted(p for p in pack.rglob("*") if p.is_file()):
@@ -122,7 +121,6 @@ def unpacked(packs: Path) -> Path:
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(file.resolve())
     _import_wheels(sorted(joined.glob("wheels/*.whl")), joined / "site")
-    return joined
 
 
 def _import_wheels(wheels: list[Path], site: Path) -> None:
