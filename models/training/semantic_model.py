@@ -99,7 +99,7 @@ class Document:
 def documents(
     corpus: Corpus, spoken: dict[str, Spoken], vocabulary: SpeechVocabulary, recipe: SemanticRecipe, split: str
 ) -> list[Document]:
-    """All documents of a split, with their lengths in tokens (without history, at most)."""
+    """All documents of a split, with their lengths in tokens (at most, without earlier turns that are drawn)."""
 
     def heard(u: Utterance) -> int:
         return len(spoken[u.id].units) + len(vocabulary.encode(u.text)) + 4
@@ -108,10 +108,13 @@ def documents(
         words = sum(len(vocabulary.spell(w)) + 2 for w in spoken[u.id].words)
         return len(spoken[u.id].units) + len(vocabulary.encode(u.text)) + words + 4
 
-    usable = [u for u in corpus.split(split) if spoken[u.id].words]
+    def before(pair: str) -> int:
+        return len(sequences.history(vocabulary, corpus.history.get(pair, [])))
+
+    usable = [u for u in corpus.split(split) if spoken[u.id].words or u.kind == "nothing"]
     keep = {u.id for u in usable}
     made = [
-        Document("dialogue", q, a, heard(q) + said(a))
+        Document("dialogue", q, a, before(q.pair) + heard(q) + said(a))
         for q, a in corpus.pairs(split)
         if q.id in keep and spoken[a.id].words
     ]
@@ -120,6 +123,8 @@ def documents(
         if u.kind == "sentence":
             made.append(Document("write", u, None, heard(u)))
             made.append(Document("read", None, u, said(u)))
+        elif u.kind == "nothing":  # a sound without speech: the turn ends without a word
+            made.append(Document("write", u, None, heard(u)))
         elif u.kind == "question" and rng.random() < recipe.read_question:
             made.append(Document("read", None, u, said(u)))
     return made
@@ -137,7 +142,8 @@ class Builder:
         noisy: Sequence[dict[str, Spoken]] = (),
     ) -> None:
         self.spoken, self.vocabulary, self.recipe, self.noisy = spoken, vocabulary, recipe, noisy
-        self.earlier = [(q.text, a.text) for q, a in corpus.pairs("train")]
+        self.told = corpus.history
+        self.unrelated = [(q.text, a.text) for q, a in corpus.pairs("train") if q.pair not in corpus.history]
 
     def heard(self, u: Utterance, rng: np.random.Generator) -> Labelled:
         """An utterance as the user's turn, as it was recorded or with noise."""
@@ -157,21 +163,23 @@ class Builder:
     def build(self, document: Document, rng: np.random.Generator, room: int) -> Labelled:
         """The sequence of one document, of at most `room` tokens."""
         made = Labelled()
-        if document.kind == "dialogue" and rng.random() < self.recipe.history:
-            for index in rng.integers(len(self.earlier), size=int(rng.integers(1, 4))):
-                question, answer = self.earlier[int(index)]
+        heard, spoken, asked = document.heard, document.spoken, document.kind == "dialogue"
+        told = self.told.get(heard.pair, []) if asked and heard is not None else []
+        if told:
+            made = sequences.history(self.vocabulary, told, learn_answers=True)
+        elif asked and self.unrelated and rng.random() < self.recipe.history:
+            for index in rng.integers(len(self.unrelated), size=int(rng.integers(1, 4))):
+                question, answer = self.unrelated[int(index)]
                 messages = [Message("user", question), Message("assistant", answer)]
                 turn = sequences.history(self.vocabulary, messages, learn_answers=True)
                 if len(made) + len(turn) + document.length <= room:
                     made = made + turn
-        if document.heard is not None:
-            typed = document.kind == "dialogue" and rng.random() < self.recipe.typed
-            heard = document.heard
+        if heard is not None:
+            typed = asked and rng.random() < self.recipe.typed
             made = made + (sequences.typed(self.vocabulary, heard.text) if typed else self.heard(heard, rng))
-        if document.spoken is not None:
-            asked = document.kind == "dialogue"
+        if spoken is not None:
             mode: Mode = "direct" if asked and rng.random() < self.recipe.direct else "text"
-            made = made + self.spoken_answer(document.spoken, mode, learn_text=asked)
+            made = made + self.spoken_answer(spoken, mode, learn_text=asked)
         return made
 
 

@@ -1,0 +1,94 @@
+"""What the semantic model is trained on: earlier turns where a pair has some, silence where nothing was said."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from speechgpt_gen.models.semantic.pieces import Message
+from speechgpt_gen.models.semantic.sequences import IGNORED
+from speechgpt_gen.models.semantic.vocabulary import N_UNITS, SpeechVocabulary
+from speechgpt_gen.models.training.corpus import Corpus, Utterance
+from speechgpt_gen.models.training.extract import Spoken
+from speechgpt_gen.models.training.semantic_model import Builder, PackedBatches, SemanticRecipe, documents
+
+TEXTS = {"q0": "What is my name?", "a0": "You are Ada.", "q1": "Is it late?", "a1": "Yes it is.", "n0": ""}
+KINDS = {"q": "question", "a": "answer", "n": "nothing"}
+TOLD = [Message("user", "I am Ada."), Message("assistant", "Hello Ada.")]
+
+
+@pytest.fixture
+def corpus() -> Corpus:
+    utterances = [
+        Utterance(name, "ann", KINDS[name[0]], name[1], "train", text, 0, 320 * 40) for name, text in TEXTS.items()
+    ]
+    pairs = [(utterances[0], utterances[1]), (utterances[2], utterances[3])]
+    made = SimpleNamespace(
+        utterances=utterances, split=lambda _: utterances, pairs=lambda _: iter(pairs), history={"0": TOLD}
+    )
+    return cast(Corpus, made)
+
+
+@pytest.fixture
+def spoken(corpus: Corpus) -> dict[str, Spoken]:
+    rng = np.random.default_rng(0)
+    made = {}
+    for u in corpus.utterances:
+        words = u.text.split()
+        ends = [40 * (i + 1) // len(words) for i in range(len(words))]
+        made[u.id] = Spoken(rng.integers(N_UNITS, size=40).astype(np.int16), words, ends, ends)
+    return made
+
+
+@pytest.fixture
+def vocabulary() -> SpeechVocabulary:
+    return SpeechVocabulary.train_bpe(TEXTS.values(), size=130)
+
+
+def recipe(**changes: Any) -> SemanticRecipe:
+    return SemanticRecipe(row_tokens=300, rows=1, typed=0.0, direct=0.0, read_question=0.0, **changes)
+
+
+def test_a_pair_that_follows_something_is_always_told_it(
+    corpus: Corpus, spoken: dict[str, Spoken], vocabulary: SpeechVocabulary
+) -> None:
+    settings = recipe(history=0.0)
+    pool = documents(corpus, spoken, vocabulary, settings, "train")
+    builder = Builder(corpus, spoken, vocabulary, settings)
+    first, second = (builder.build(d, np.random.default_rng(1), d.length) for d in pool if d.kind == "dialogue")
+    assert vocabulary.decode(first.tokens).startswith("I am Ada. Hello Ada.")
+    assert "Ada" not in vocabulary.decode(second.tokens)
+    for document in pool:
+        assert len(builder.build(document, np.random.default_rng(2), document.length)) <= document.length
+
+
+def test_nothing_said_is_a_turn_without_a_word(
+    corpus: Corpus, spoken: dict[str, Spoken], vocabulary: SpeechVocabulary
+) -> None:
+    settings = recipe()
+    (document,) = (
+        d for d in documents(corpus, spoken, vocabulary, settings, "train") if d.heard is corpus.utterances[4]
+    )
+    made = Builder(corpus, spoken, vocabulary, settings).build(document, np.random.default_rng(0), document.length)
+    asked = [target for target in made.targets if target != IGNORED]
+    assert asked == [vocabulary.listen] * 40 + [vocabulary.eoh]
+
+
+def test_documents_of_a_row_do_not_see_each_other(
+    corpus: Corpus, spoken: dict[str, Spoken], vocabulary: SpeechVocabulary
+) -> None:
+    settings = recipe(unit_noise=0.5)
+    pool = documents(corpus, spoken, vocabulary, settings, "train")
+    batches = PackedBatches(Builder(corpus, spoken, vocabulary, settings), pool, settings)
+    clean = PackedBatches(batches.builder, pool, recipe())
+    batch, quiet = batches[0], clean[0]
+    number, mask = batch.document[0], batch.mask()[0, 0]
+    assert len(set(number.tolist()) - {-1}) > 1
+    for row in range(0, len(number), 7):
+        assert set(number[mask[row]].tolist()) == {int(number[row])}
+        assert not mask[row, row + 1 :].any()
+    noisy = batch.tokens != quiet.tokens
+    assert noisy.any()
+    assert ((quiet.tokens[noisy] >= vocabulary.n_text) & (quiet.tokens[noisy] < vocabulary.n_text + N_UNITS)).all()
+    assert (batch.targets == quiet.targets).all()
