@@ -1,7 +1,7 @@
 """What a bare machine needs for a stage, in folders small enough to carry: recordings as they are, texts, the recipe,
 and the wheels that read recordings.
 
-    pack-00/   manifest.tsv, recipe.toml, wheels/*.whl, shards/*.tar
+    pack-00/   manifest.tsv, pairs.tsv, recipe.toml, wheels/*.whl, shards/*.tar
     pack-01/   shards/*.tar ...
     pack-0n/   earlier/*: pieces of earlier slices, if there are any
 """
@@ -74,6 +74,8 @@ def write_packs(
     shutil.rmtree(target, ignore_errors=True)
     packer = Packer(target)
     packer.add(manifest, "")
+    if (source / "pairs.tsv").is_file():  # earlier turns stand there
+        packer.add(source / "pairs.tsv", "")
     with tempfile.TemporaryDirectory() as scratch:
         settings = Path(scratch) / "recipe.toml"
         shutil.copyfile(recipe, settings)
