@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -177,10 +177,32 @@ def export(run: Path, recipe: Recipe, folder: Path) -> Bundle:
     perceptual = BlockCausalFlow(recipe.perceptual.model)
     restore(perceptual, run / "perceptual")
     voices = {name: prompt_voice(corpus, tokenizer, name, recipe.prompt_frames) for name in recipe.voices}
+    return write_bundle(
+        folder,
+        recipe,
+        vocabulary=vocabulary,
+        tokenizer=tokenizer,
+        semantic=semantic,
+        perceptual=perceptual,
+        voices=voices,
+    )
+
+
+def write_bundle(
+    folder: Path,
+    recipe: Recipe,
+    *,
+    vocabulary: SpeechVocabulary,
+    tokenizer: StreamingSpeechTokenizer,
+    semantic: SemanticModel,
+    perceptual: BlockCausalFlow,
+    voices: Mapping[str, Voice],
+) -> Bundle:
+    """Put trained parts together and write them to `folder`, weights in int8."""
     config = BundleConfig(
-        recipe.acoustic.tokenizer,
+        tokenizer.config,
         semantic.config,
-        replace(recipe.perceptual.model, prior_sigma=recipe.temperature),
+        replace(perceptual.config, prior_sigma=recipe.temperature),
         tuple(voices),
         description=recipe.description,
         license=recipe.license,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from ...bundle import PARTS, Bundle, BundleConfig, assemble, load_bundle, save_bundle
+from ...bundle import PARTS, Bundle, load_bundle
 from ...checkpoint import load_state, load_strict
 from ...errors import CheckpointError
 from ...perceptual.block_causal import BlockCausalFlow
@@ -17,7 +16,7 @@ from ...semantic.vocabulary import SpeechVocabulary
 from ...speech_tokenizer.streaming import StreamingSpeechTokenizer
 from ...voice import Voice
 from .. import semantic_model
-from ..recipe import Recipe
+from ..recipe import Recipe, write_bundle
 from .pieces import find_pieces, read_pieces, units_id, units_of_pieces
 
 
@@ -51,27 +50,15 @@ def assemble_slices(folders: Sequence[Path], recipe: Recipe, target: Path, *, sh
     if (folder := found["perceptual"]) is not None:
         perceptual = BlockCausalFlow(recipe.perceptual.model)
         load_strict(perceptual, read_pieces(folder, "perceptual"), folder)
-    config = BundleConfig(
-        tokenizer.config,
-        semantic.config,
-        replace(perceptual.config, prior_sigma=recipe.temperature),
-        tuple(voices),
-        description=recipe.description,
-        license=recipe.license,
-    )
-    bundle = assemble(
-        target.name,
-        config,
-        vocabulary,
+    return write_bundle(
+        target,
+        recipe,
+        vocabulary=vocabulary,
         tokenizer=tokenizer,
         semantic=semantic,
         perceptual=perceptual,
         voices=voices,
-        folder=target,
     )
-    target.mkdir(parents=True, exist_ok=True)
-    save_bundle(bundle, target, dict.fromkeys(PARTS, "int8"))
-    return bundle
 
 
 def _voices(path: Path, names: Sequence[str]) -> dict[str, Voice]:
