@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -77,6 +78,8 @@ class Server:
             self.failure = f"{type(error).__name__}: {error}"
         else:
             self.reason = None
+            gc.collect()
+            gc.freeze()  # models and modules stay: collecting after a call need not look at them
             metrics.SLOTS.set(self.engine.info.slots)
         if self.failed:
             self.reason = f"the engine did not start: {self.failure}"

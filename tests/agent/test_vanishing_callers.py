@@ -75,7 +75,7 @@ async def test_a_hundred_callers_that_vanish_leave_nothing() -> None:
         async with asyncio.timeout(60):
             while engine.in_use or len(app.state.server.calls):  # noqa: ASYNC110 - what ends has no event here
                 await asyncio.sleep(0.05)
-        await asyncio.sleep(0.5)  # sockets close behind the calls
+        await asyncio.sleep(1.5)  # sockets close behind the calls, and what they leave is collected
 
     try:
         for _ in range(3):
@@ -84,8 +84,6 @@ async def test_a_hundred_callers_that_vanish_leave_nothing() -> None:
         at_first = memory()
         for _ in range(CALLERS // AT_ONCE):
             await vanish()
-            # Dead calls are cyclic garbage. Collected seldom, as Python does by itself, they leave holes in the heap.
-            memory()
         assert (len(asyncio.all_tasks()), tasks(), threads(), udp_ports()) == before
         grown = memory() - at_first
         print(f"{sum(connected)} callers; memory grew by {grown / 2**20:.1f} MiB; tasks, threads, UDP ports: {before}")
