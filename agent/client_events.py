@@ -167,10 +167,12 @@ def event_error(error: ValidationError, prefix: str = "", event_id: str | None =
     if fault["type"] == "none_required":
         message = f"{param} is not supported by this server: leave it out or send null"
         return EventError("unsupported_parameter", message, param, event_id)
+    if fault["type"] == "union_tag_invalid":  # pydantic would repeat the whole tag, which may be megabytes
+        tag, known = str(fault["ctx"]["tag"])[:80], fault["ctx"]["expected_tags"]
+        return EventError("invalid_value", f"invalid {param or 'event'}: {tag!r} is none of {known}", param, event_id)
     code = "invalid_type" if fault["type"].endswith("_type") else "invalid_value"
-    return EventError(
-        code, f"invalid {param or 'event'}: {fault['msg'].removeprefix('Value error, ')}", param, event_id
-    )
+    reason = fault["msg"].removeprefix("Value error, ")[:400]
+    return EventError(code, f"invalid {param or 'event'}: {reason}", param, event_id)
 
 
 def _json_name(value: object) -> str:

@@ -159,9 +159,9 @@ def parse(kind: type[M], payload: bytes, component: Component) -> M:
         return kind.model_validate(fields)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(step) for step in fault["loc"]) or "message"
+        where = ".".join(str(step) for step in fault["loc"])[:200] or "message"
         site, session = _short(fields.get("siteId")), _short(fields.get("sessionId"))
-        raise HermesError(component, f"{where}: {fault['msg']}", site, session) from None
+        raise HermesError(component, f"{where}: {fault['msg'][:400]}", site, session) from None
 
 
 def _short(value: Any) -> str | None:

@@ -133,6 +133,15 @@ def test_every_field_of_the_stock_sdk_is_known(model):
     assert set(model.model_fields) <= set(ours.model_fields)
 
 
+def test_an_error_never_repeats_a_long_or_broken_line():
+    item = {"type": "x\ny" * 50_000, "role": "user", "content": []}
+    with pytest.raises(EventError) as caught:
+        parse_client_event(json.dumps({"type": "conversation.item.create", "item": item}))
+    assert len(caught.value.message) < 300
+    assert "\n" not in caught.value.message
+    assert "'message'" in caught.value.message
+
+
 def test_size_is_counted_in_bytes():
     text = json.dumps({"type": "response.cancel", "response_id": "é" * 100}, ensure_ascii=False)
     parse_client_event(text, max_bytes=len(text.encode()))

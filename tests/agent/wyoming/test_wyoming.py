@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from itertools import pairwise
 
 import numpy as np
@@ -227,8 +228,13 @@ async def test_a_hundred_abrupt_ends_leave_nothing_behind(serve):
 async def test_a_client_that_does_not_read_is_dropped(serve):
     clock = VirtualClock()
     service = await serve(FakeEngine(clock=clock), clock)
-    _, writer = await asyncio.open_connection("127.0.0.1", service.door.port, limit=1024)
-    await async_write_event(Synthesize("word " * 700).event(), writer)  # 350 s of sound: more than sockets hold
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)  # a size that is set does not grow
+    client.connect(("127.0.0.1", service.door.port))
+    _, writer = await asyncio.open_connection(sock=client, limit=1024)
+    await async_write_event(
+        Synthesize("word word word word word word word. " * 100).event(), writer
+    )  # 350 s of sound: more than sockets hold
     while True:
         with contextlib.suppress(RuntimeError):  # it takes many passes of the loop to fill all buffers
             await clock.settle()
