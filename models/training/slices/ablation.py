@@ -79,6 +79,7 @@ def run_variants(bench: Bench, work: Path, out: Path, earlier: Sequence[Path]) -
                 (out / path.name).write_bytes(path.read_bytes())
     done = {line["variant"] for line in lines if line["share"] == 1.0}
     lines = [line for line in lines if line["variant"] in done]
+    _write(out / "ablation.jsonl", lines)
     longest = 0.0
     for variant in VARIANTS:
         if variant.name in done or (longest and bench.machine.left < 1.1 * longest):
@@ -87,12 +88,16 @@ def run_variants(bench: Bench, work: Path, out: Path, earlier: Sequence[Path]) -
         lines += _train(bench, variant, work / variant.name, out)
         done.add(variant.name)
         longest = max(longest, bench.machine.spent - before)
-        (out / "ablation.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        _write(out / "ablation.jsonl", lines)
     return {"variants": float(len(done)), "variants_wanted": float(len(VARIANTS))}
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _write(path: Path, lines: Sequence[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def _train(bench: Bench, variant: Variant, folder: Path, out: Path) -> list[dict[str, Any]]:

@@ -116,7 +116,9 @@ def test_slices_of_all_stages_make_a_model_that_speaks(packs: Path, tmp_path: Pa
     lines = (out["ablation"] / "ablation.jsonl").read_text().splitlines()
     later = run_slice(packs, "ablation", tmp_path / "later", out["ablation"], out["tokenizer"])
     more = (tmp_path / "later" / "ablation.jsonl").read_text().splitlines()
-    assert 1 <= first_slice["variants"] < later["variants"] <= later["variants_wanted"] == 6
+    assert 1 <= first_slice["variants"] <= later["variants"] <= later["variants_wanted"] == 6
+    # The first variant of a slice is trained however little time is left, so that slices always get on.
+    assert first_slice["variants"] == 6 or later["variants"] > first_slice["variants"]
     assert more[: len(lines)] == lines
     cells = {(each["variant"], each["step"], each["nfe"]) for each in map(json.loads, more)}
     assert len(cells) == len(more) == later["variants"] * 3 * 5
