@@ -128,6 +128,22 @@ def assemble(
     _say(folder, assemble_slices(slices, _recipe(config), folder))
 
 
+@app.command("ablation")
+@user_errors
+def show_ablation(
+    slices: Annotated[list[Path], typer.Argument(help="OUT folders of ablation slices.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Markdown file to write; its plot stands beside it.")],
+) -> None:
+    """Write tables and a plot of what the ablation slices measured."""
+    from ...models.evaluation import ablation
+
+    lines = ablation.read_lines(slices)
+    picture = out.with_suffix(".svg")
+    picture.write_text(ablation.plot(lines))
+    out.write_text(ablation.page(lines, picture.name))
+    typer.echo(f"{out}: {len(lines)} measurements of {len({line['variant'] for line in lines})} variants")
+
+
 @app.command("export-hf")
 @user_errors
 def export_hugging_face(
