@@ -46,12 +46,15 @@ class Lane:
 
     def upload(self, values: list[int] | list[float] | list[list[int]], target: Tensor) -> None:
         """Copy numbers from the host into a static tensor of their shape, in the order of the lane's work."""
+        self.copy(torch.tensor(values, dtype=target.dtype), target)
+
+    def copy(self, values: Tensor, target: Tensor) -> None:
+        """Copy a tensor of the host into a static one, in the order of the lane's work."""
         if self._stream is None:
-            target.copy_(torch.tensor(values, dtype=target.dtype))
-            return
-        # Pinned memory comes from torch's pool, which gives it out again only after this copy is done.
-        staged = torch.tensor(values, dtype=target.dtype, pin_memory=True)
-        target.copy_(staged, non_blocking=True)
+            target.copy_(values)
+        else:
+            # Pinned memory comes from torch's pool, which gives it out again only after this copy is done.
+            target.copy_(values.pin_memory(), non_blocking=True)
 
     def download(self, *sources: Tensor) -> Download:
         """Begin to copy static tensors to the host."""

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -43,6 +44,33 @@ SOUND_SEED = 0x736F756E64
 Answering = Generator[Piece, None, None]
 
 
+class Ear(Protocol):
+    """What makes units of a stream of audio. States are values: an older one may be gone on from as well."""
+
+    def open(self) -> Any:
+        """The state of a stream that has heard nothing."""
+        ...
+
+    def step(self, pcm: NDArray[np.float32], state: Any, *, end: bool) -> tuple[list[int], Any]:
+        """Units known by the next `LISTEN_SAMPLES` samples of a stream, or by its last ones, at most so many."""
+        ...
+
+
+class PlainEar:
+    """A bundle's ear, by plain calls of its encoder."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+
+    def open(self) -> SemanticState:
+        return self._bundle.tokenizer.semantic_state()
+
+    def step(self, pcm: NDArray[np.float32], state: SemanticState, *, end: bool) -> tuple[list[int], SemanticState]:
+        wav = torch.from_numpy(pcm).to(self._bundle.device)
+        units, state = self._bundle.tokenizer.encode_semantic_chunk(wav, state, end=end)
+        return units.tolist(), state
+
+
 class Listener:
     """One conversation's ear and mind: takes a turn's audio and gives the pieces of answers to it.
 
@@ -50,10 +78,11 @@ class Listener:
     one is open at a time: another answer or another turn closes it.
 
     decoder: the sequence of the semantic model that this conversation has to itself; by default a cache of its own.
+    ear: by default plain calls of the bundle's encoder.
     """
 
-    def __init__(self, bundle: Bundle, decoder: Decoder | None = None) -> None:
-        self._bundle = bundle
+    def __init__(self, bundle: Bundle, decoder: Decoder | None = None, ear: Ear | None = None) -> None:
+        self._encoder = ear or PlainEar(bundle)
         decoder = decoder or LocalDecoder(bundle.semantic, Grammar(bundle.vocabulary))
         self._session = SemanticSession(decoder)
         self.longest = 0.5 * decoder.capacity / 55
@@ -67,7 +96,7 @@ class Listener:
         self.close_answer()
         self._history = tuple(history)
         self._session.begin_turn(self._history)
-        self._ear = self._bundle.tokenizer.semantic_state()
+        self._ear = self._encoder.open()
         self._waiting: list[NDArray[np.float32]] = []
         self._samples = 0
         self._heard: list[int] = []
@@ -99,7 +128,7 @@ class Listener:
         audio = self._waiting[0] if len(self._waiting) == 1 else np.concatenate(self._waiting)
         self._waiting = [audio[LISTEN_SAMPLES:]]
         self._worked += LISTEN_SAMPLES
-        units, self._ear = self._units(audio[:LISTEN_SAMPLES], end=False)
+        units, self._ear = self._encoder.step(audio[:LISTEN_SAMPLES], self._ear, end=False)
         self._heard += units
         self._session.hear(units)
         return True
@@ -165,8 +194,8 @@ class Listener:
 
     @torch.inference_mode()
     def _transcribe(self) -> Answering:
-        with self._closed_turn():
-            for piece in self._session.reply("text", None, 0):
+        with self._closed_turn() as last:
+            for piece in self._session.reply("text", None, 0, last):
                 if not isinstance(piece, Transcript):
                     break
                 yield piece
@@ -176,8 +205,8 @@ class Listener:
         # What waits is worked off before the history changes: then both histories have heard the same.
         while self.work():
             pass
-        with self._after(history), self._closed_turn():
-            yield from self._session.reply(mode, sampling, seed)
+        with self._after(history), self._closed_turn() as last:
+            yield from self._session.reply(mode, sampling, seed, last)
 
     @torch.inference_mode()
     def _reply_to(
@@ -203,22 +232,16 @@ class Listener:
             pass
         rest = np.concatenate([*self._waiting, np.zeros(0, np.float32)])
         # The ear's state is a value: not keeping the new one is what takes the end back.
-        units, _ = self._units(rest, end=True)
+        units, _ = self._encoder.step(rest, self._ear, end=True)
         return units
 
-    def _units(self, audio: NDArray[np.float32], *, end: bool) -> tuple[list[int], SemanticState]:
-        wav = torch.from_numpy(audio).to(self._bundle.device)
-        units, ear = self._bundle.tokenizer.encode_semantic_chunk(wav, self._ear, end=end)
-        return units.tolist(), ear
-
     @contextmanager
-    def _closed_turn(self) -> Iterator[None]:
-        """Hear the rest of the turn as its end, and take that back afterwards."""
+    def _closed_turn(self) -> Iterator[list[int]]:
+        """The units that end the turn, for an answer to hear; what was heard of them is taken back afterwards."""
         last = self._last_units()
         mark = self._session.mark()
         try:
-            self._session.hear(last)
-            yield
+            yield last
         finally:
             self._session.rewind(mark)
 

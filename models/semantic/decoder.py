@@ -6,9 +6,9 @@ length, and going back is nothing but naming an earlier position.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -27,9 +27,21 @@ class Draws:
     made: int = 0
 
 
+class Opening(NamedTuple):
+    """What is fed before an answer's first token, and how that is drawn."""
+
+    tokens: Sequence[int]
+    phase: Phase
+    draws: Draws
+
+
+Drawn = Generator[int, None, None]
+"""Tokens as they are drawn. Closing it stops the drawing."""
+
+
 @dataclass(frozen=True)
 class Score:
-    """After one token: the likeliest text token, and whether it is likelier than the stop token."""
+    """After one token: the likeliest text token, and whether it is likelier than that token's stop."""
 
     text: int
     wanted: bool
@@ -50,11 +62,20 @@ class Decoder(Protocol):
         """Put `tokens` (at least one) at `start`. Raises EngineError when they do not fit."""
         ...
 
-    def score(self, start: int, tokens: Sequence[int], stop: int) -> list[Score]:
-        """Feed, and say after each token whether text would rather come than `stop`, given the grammar's bias."""
+    def score(self, start: int, tokens: Sequence[int], stops: Sequence[int]) -> list[Score]:
+        """Feed, and say after each token whether text would rather come than its stop, given the grammar's bias."""
         ...
 
-    def draw(self, start: int, tokens: Sequence[int], phase: Phase, draws: Draws) -> Iterator[int]:
+    def score_and_draw(
+        self, start: int, tokens: Sequence[int], stops: Sequence[int], opening: Opening
+    ) -> tuple[list[Score], Drawn]:
+        """`score`, and `draw` after an opening as if no text would come: whoever wants some closes what is drawn.
+
+        It may all be one pass, so that an answer whose question ends as expected begins with it.
+        """
+        ...
+
+    def draw(self, start: int, tokens: Sequence[int], phase: Phase, draws: Draws) -> Drawn:
         """Feed, then draw token after token by the grammar.
 
         Each token given out but the one that stops is in the memory when the next is asked for. It ends with the
@@ -82,13 +103,19 @@ class LocalDecoder:
         self._states(start, tokens)
 
     @torch.inference_mode()
-    def score(self, start: int, tokens: Sequence[int], stop: int) -> list[Score]:
+    def score(self, start: int, tokens: Sequence[int], stops: Sequence[int]) -> list[Score]:
         logits = self.model.lm_head(self._states(start, tokens))  # (t, V)
         best, text = logits[:, : self.grammar.vocabulary.n_text].max(dim=-1)
-        wanted = best > logits[:, stop] + self.grammar.bias(stop)
-        return [Score(*pair) for pair in zip(text.tolist(), wanted.tolist(), strict=True)]
+        stop = logits.gather(1, torch.tensor(stops, device=self._device)[:, None])[:, 0]
+        bias = torch.tensor([self.grammar.bias(stop) for stop in stops], device=self._device)
+        return [Score(*pair) for pair in zip(text.tolist(), (best > stop + bias).tolist(), strict=True)]
 
-    def draw(self, start: int, tokens: Sequence[int], phase: Phase, draws: Draws) -> Iterator[int]:
+    def score_and_draw(
+        self, start: int, tokens: Sequence[int], stops: Sequence[int], opening: Opening
+    ) -> tuple[list[Score], Drawn]:
+        return self.score(start, tokens, stops), self.draw(start + len(tokens), *opening)
+
+    def draw(self, start: int, tokens: Sequence[int], phase: Phase, draws: Draws) -> Drawn:
         grammar, options = self.grammar, draws.options
         sampler = Sampler(options, draws.seed, grammar.vocabulary.size)
         logits = self._logits(start, tokens)

@@ -12,13 +12,17 @@ from typing import Final, Literal
 
 from ..errors import EngineError
 from . import layout
-from .decoder import Decoder, Draws
+from .decoder import Decoder, Drawn, Draws, Opening
 from .grammar import Phase
 from .pieces import Message, Piece, Text, Transcript, Unit, Word
 from .sampling import SamplingOptions
 from .text import normalise, sentences
 
 _PREFILL: Final = 32  # rows of one pass while hearing: a word in their midst makes the rows after it run again
+
+
+_Given = tuple[int, int]
+"""A token to listen to, and the token that text is weighed against after it."""
 
 
 @dataclass(frozen=True)
@@ -78,33 +82,46 @@ class SemanticSession:
         if not units:
             return ""
         before = self.transcript
-        if len(self._tokens) == self._history:
-            self._feed(layout.open_speech(self._vocabulary))
-        given = [self._vocabulary.unit(unit) for unit in units]
-        self._listen(given, self._vocabulary.listen)
+        self._listen(self._heard(units))
         return self.transcript.removeprefix(before)
 
-    def _listen(self, given: Sequence[int], stop: int) -> None:
-        """Feed `given`; after each of them let the model write text tokens until it prefers `stop`.
+    def _heard(self, units: Sequence[int]) -> list[_Given]:
+        """Units as they are listened to; before the first of a turn, what opens it is fed."""
+        if units and len(self._tokens) == self._history:
+            self._feed(layout.open_speech(self._vocabulary))
+        return [(self._vocabulary.unit(unit), self._vocabulary.listen) for unit in units]
+
+    def _listen(self, given: Sequence[_Given], answer: Opening | None = None) -> Drawn | None:
+        """Feed what is given; after each token let the model write text tokens until it prefers that token's stop.
 
         Many are fed at once as if nothing were to be written; where something is, the rows after it are taken back.
+        answer: what comes next goes into the last pass; what it draws is returned.
         """
         pending = list(given)
         written = 0  # text tokens since the last given token; then pending[0] is the last of them
+        drawn: Drawn | None = None
         while pending:
             block = pending[:_PREFILL]
-            scores = self._decoder.score(len(self._tokens), block, stop)
-            row = next((r for r, s in enumerate(scores) if s.wanted and self._may_write(r, written, stop)), None)
+            tokens, stops = zip(*block, strict=True)
+            start = len(self._tokens)
+            if answer is not None and len(block) == len(pending):
+                scores, drawn = self._decoder.score_and_draw(start, tokens, stops, answer)
+            else:
+                scores = self._decoder.score(start, tokens, stops)
+            row = next((r for r, s in enumerate(scores) if s.wanted and self._may_write(r, written, stops[r])), None)
             passed = len(block) if row is None else row + 1
-            self._tokens += block[:passed]
-            self._units += sum(map(self._vocabulary.is_unit, block[:passed]))
+            self._tokens += tokens[:passed]
+            self._units += sum(map(self._vocabulary.is_unit, tokens[:passed]))
             del pending[:passed]
             if row is None:
                 written = 0
                 continue
+            if drawn is not None:
+                drawn.close()
             written = written + 1 if row == 0 else 1
-            pending.insert(0, scores[row].text)
-            self._words.append(pending[0])
+            pending.insert(0, (scores[row].text, stops[row]))
+            self._words.append(scores[row].text)
+        return drawn
 
     def _may_write(self, row: int, written: int, stop: int) -> bool:
         """Whether the limits allow one more text token after this row of a block."""
@@ -127,20 +144,29 @@ class SemanticSession:
 
     # Answers
 
-    def reply(self, mode: layout.Mode, sampling: SamplingOptions | None = None, seed: int = 0) -> Iterator[Piece]:
+    def reply(
+        self,
+        mode: layout.Mode,
+        sampling: SamplingOptions | None = None,
+        seed: int = 0,
+        last: Sequence[int] = (),
+    ) -> Iterator[Piece]:
         """End the user's turn and answer it: Transcript (if more words came out), Text (mode "text"), Word, Unit.
 
-        Raises EngineError when nothing was heard, RuntimeError when the turn was answered already.
+        last: units that end the turn, heard in one pass with its end and the answer's beginning. Raises EngineError
+        when nothing was heard, RuntimeError when the turn was answered already.
         """
         self._check_unanswered()
-        if self._units == 0:
+        if self._units == 0 and not last:
             raise EngineError("nothing was heard in this turn: speak first")
-        before = self.transcript
+        vocabulary, before = self._vocabulary, self.transcript
+        given = [*self._heard(last), (vocabulary.eosp, vocabulary.eoh)]
         self._answered = True
-        self._listen([self._vocabulary.eosp], self._vocabulary.eoh)
+        opening = self._opening([vocabulary.eoh], mode, sampling, seed)
+        drawn = self._listen(given, opening)
         if more := self.transcript.removeprefix(before):
             yield Transcript(more)
-        yield from self._answer([self._vocabulary.eoh], mode, sampling, seed)
+        yield from self._answer(opening, drawn)
 
     def reply_to(
         self, text: str, mode: layout.Mode, sampling: SamplingOptions | None = None, seed: int = 0
@@ -149,7 +175,7 @@ class SemanticSession:
         self._check_unanswered()
         self._answered = True
         self._become(self._tokens[: self._history])
-        yield from self._answer(layout.typed(self._vocabulary, text), mode, sampling, seed)
+        yield from self._answer(self._opening(layout.typed(self._vocabulary, text), mode, sampling, seed))
 
     def say(self, text: str, sampling: SamplingOptions | None = None, seed: int = 0) -> Iterator[Piece]:
         """Speak a given text, sentence by sentence, each from an empty memory, as reading was learned.
@@ -169,17 +195,20 @@ class SemanticSession:
             self._feed([*layout.open_answer(vocabulary, "text"), *vocabulary.encode(sentence)])
             units = yield from self._speak(layout.spoken_words(sentence), draws, units)
 
-    def _answer(
-        self, user: Sequence[int], mode: layout.Mode, sampling: SamplingOptions | None, seed: int
-    ) -> Iterator[Piece]:
-        draws = Draws(sampling or SamplingOptions(), seed)
+    def _opening(self, user: Sequence[int], mode: layout.Mode, sampling: SamplingOptions | None, seed: int) -> Opening:
+        phase = Phase.TEXT_FIRST if mode == "text" else Phase.SPELL_FIRST
+        tokens = (*user, *layout.open_answer(self._vocabulary, mode))
+        return Opening(tokens, phase, Draws(sampling or SamplingOptions(), seed))
+
+    def _answer(self, opening: Opening, drawn: Drawn | None = None) -> Iterator[Piece]:
+        """Answer after `opening`; drawn: the tokens of it that are on their way already."""
         self.ended = "completed"
-        opening = [*user, *layout.open_answer(self._vocabulary, mode)]
-        if mode == "direct":
-            yield from self._improvise(opening, draws)
+        tokens = self._draw(*opening, drawn)
+        if opening.phase == Phase.SPELL_FIRST:
+            yield from self._improvise(tokens)
             return
         text: list[int] = []
-        for token in self._draw(opening, Phase.TEXT_FIRST, draws):
+        for token in tokens:
             if token == self._vocabulary.ua:
                 break
             text.append(token)
@@ -189,7 +218,7 @@ class SemanticSession:
             self.ended = "length"
         if len(text) == self._limits.text_tokens:
             self.ended = "length"
-        yield from self._speak(layout.spoken_words(self._vocabulary.decode(text)), draws, 0)
+        yield from self._speak(layout.spoken_words(self._vocabulary.decode(text)), opening.draws, 0)
 
     def _speak(self, words: Sequence[str], draws: Draws, units: int) -> Generator[Piece, None, int]:
         """Units of words that are known, `units` having gone before; returns how many have by the end.
@@ -213,12 +242,12 @@ class SemanticSession:
             self._feed([*waiting, vocabulary.eos])
         return units
 
-    def _improvise(self, opening: Sequence[int], draws: Draws) -> Iterator[Piece]:
+    def _improvise(self, tokens: Iterator[int]) -> Iterator[Piece]:
         """Mode "direct": the model spells each word before it speaks it."""
         vocabulary = self._vocabulary
         spelled: list[int] = []
         words = units = 0
-        for token in self._draw(opening, Phase.SPELL_FIRST, draws):
+        for token in tokens:
             if vocabulary.is_unit(token):
                 units += 1
                 yield Unit(vocabulary.unit_index(token))
@@ -241,12 +270,12 @@ class SemanticSession:
 
     # Feeding
 
-    def _draw(self, tokens: Sequence[int], phase: Phase, draws: Draws) -> Iterator[int]:
+    def _draw(self, tokens: Sequence[int], phase: Phase, draws: Draws, drawn: Drawn | None = None) -> Iterator[int]:
         """Feed `tokens` and give out what follows them, keeping count of what the model remembers."""
         start = len(self._tokens)
         self._tokens += tokens
         stops = (self._vocabulary.ua, self._vocabulary.eos)
-        for token in self._decoder.draw(start, tokens, phase, draws):
+        for token in drawn or self._decoder.draw(start, tokens, phase, draws):
             yield token
             # A token that stops is not fed: it goes in with whatever follows it.
             if token not in stops and not (phase == Phase.WORD_FIRST and token == self._vocabulary.eosp):

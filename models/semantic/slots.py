@@ -81,12 +81,15 @@ class Start:
 
 @dataclass(frozen=True)
 class Chunk:
-    """One sequence's part in a prefill pass: `tokens` go to `start`; `stop` is what text is weighed against."""
+    """One sequence's part in a prefill pass: `tokens` go to `start`.
+
+    stops: what text is weighed against after each token; none at all where nobody asks.
+    """
 
     slot: int
     start: int
     tokens: Sequence[int]
-    stop: int
+    stops: Sequence[int] = ()
 
 
 class SlotModel:
@@ -150,8 +153,8 @@ class SlotModel:
     def prefill(self, chunks: Sequence[Chunk]) -> Download:
         """One pass over chunks of different slots that fit one of `shapes`.
 
-        The download is (rows, tokens + 1) int64: for each token 2 * (likeliest text token) + (it is likelier than
-        `stop`), then what the slot drew, if `set` said that it should.
+        The download is (rows, tokens + 1) int64: for each token 2 * (likeliest text token) + (it is likelier than the
+        token's stop), then what the slot drew, if `set` said that it should.
         """
         shape = self.shape(len(chunks), max(len(chunk.tokens) for chunk in chunks))
         tensors = self._chunks[shape]
@@ -201,8 +204,8 @@ class SlotModel:
         states = self._forward(tensors.tokens, tensors.slots.int(), tensors.starts.int())
         logits = self._head(states.flatten(0, 1)).view(*shape, -1)
         best, text = logits[..., : self.grammar.vocabulary.n_text].max(-1)
-        stop = logits.gather(-1, tensors.stops[:, None, None].expand(-1, length, 1))[..., 0]
-        tensors.out[:, :length] = 2 * text + (best > stop + self._bias[tensors.stops][:, None]).long()
+        stop = logits.gather(-1, tensors.stops[..., None])[..., 0]
+        tensors.out[:, :length] = 2 * text + (best > stop + self._bias[tensors.stops]).long()
         last = (tensors.counts - 1).clamp(min=0)
         ends = logits.gather(1, last[:, None, None].expand(-1, 1, logits.shape[-1]))[:, 0]
         at = torch.where(tensors.slots < 0, self.options.slots, tensors.slots)
@@ -327,7 +330,7 @@ def _counters(model: SemanticModel, slots: int, device: torch.device) -> tuple[T
 
 @dataclass(frozen=True, eq=False)
 class _ChunkTensors:
-    """What one shape of pass reads, packed into one int64 tensor (rows, tokens + 4) that is uploaded at once."""
+    """What one shape of pass reads, packed into one int64 tensor (rows, 2 * tokens + 3) that is uploaded at once."""
 
     packing: Tensor
     out: Tensor
@@ -335,32 +338,36 @@ class _ChunkTensors:
     @classmethod
     def of(cls, shape: tuple[int, int], device: torch.device) -> _ChunkTensors:
         rows, length = shape
-        packing = torch.zeros(rows, length + 4, dtype=torch.int64, device=device)
-        packing[:, length] = NOTHING  # idle until something is uploaded
+        packing = torch.zeros(rows, 2 * length + 3, dtype=torch.int64, device=device)
+        packing[:, -3] = NOTHING  # idle until something is uploaded
         return cls(packing, torch.zeros(rows, length + 1, dtype=torch.int64, device=device))
 
     @property
     def tokens(self) -> Tensor:
-        return self.packing[:, :-4]
-
-    @property
-    def slots(self) -> Tensor:
-        return self.packing[:, -4]
-
-    @property
-    def starts(self) -> Tensor:
-        return self.packing[:, -3]
-
-    @property
-    def counts(self) -> Tensor:
-        return self.packing[:, -2]
+        return self.packing[:, :-3].chunk(2, 1)[0]
 
     @property
     def stops(self) -> Tensor:
+        return self.packing[:, :-3].chunk(2, 1)[1]
+
+    @property
+    def slots(self) -> Tensor:
+        return self.packing[:, -3]
+
+    @property
+    def starts(self) -> Tensor:
+        return self.packing[:, -2]
+
+    @property
+    def counts(self) -> Tensor:
         return self.packing[:, -1]
 
     @staticmethod
     def packed(shape: tuple[int, int], chunks: Sequence[Chunk]) -> list[list[int]]:
         rows, length = shape
-        packed = [[*c.tokens, *[0] * (length - len(c.tokens)), c.slot, c.start, len(c.tokens), c.stop] for c in chunks]
-        return packed + [[0] * length + [NOTHING, 0, 0, 0]] * (rows - len(chunks))
+
+        def padded(tokens: Sequence[int]) -> list[int]:
+            return [*tokens, *[0] * (length - len(tokens))]
+
+        packed = [[*padded(c.tokens), *padded(c.stops), c.slot, c.start, len(c.tokens)] for c in chunks]
+        return packed + [[0] * 2 * length + [NOTHING, 0, 0]] * (rows - len(chunks))

@@ -129,18 +129,20 @@ class CausalTransformer(nn.Module):
         weight = self.norm.weight
         return AttentionState(weight.new_zeros(len(self.layers), 2, batch, self.heads, 0, self.head_dim), 0)
 
-    def _placed(self, x: Tensor, positions: Tensor) -> Tensor:
+    def placed(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Frames x (B, T, dim) with their positions (T,) added, where rotary angles don't say them."""
         return x if self.rotary else x + _sinusoids(positions, x.shape[-1]).to(x.dtype)
 
-    def _mask(self, queries: Tensor, keys: Tensor) -> Tensor:
+    def mask(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Who sees whom, (queries, keys), of frames at these positions."""
         distance = queries[:, None] - keys[None, :]
         return (distance >= 0) & (distance < self.window)
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         """Whole signal; `start` is the index of its first frame."""
         positions = torch.arange(start, start + x.shape[1], device=x.device)
-        mask = self._mask(positions, positions)
-        x = self._placed(x, positions)
+        mask = self.mask(positions, positions)
+        x = self.placed(x, positions)
         for layer in self.layers:
             x, _ = layer(x, positions, mask, None)
         return self.norm(x)  # type: ignore[no-any-return]
@@ -150,8 +152,8 @@ class CausalTransformer(nn.Module):
         kept = state.cache.shape[4]
         keys = torch.arange(state.position - kept, state.position + x.shape[1], device=x.device)
         positions = keys[kept:]
-        mask = self._mask(positions, keys)
-        x = self._placed(x, positions)
+        mask = self.mask(positions, keys)
+        x = self.placed(x, positions)
         caches = []
         for layer, past in zip(self.layers, state.cache, strict=True):
             x, kv = layer(x, positions, mask, past)

@@ -113,12 +113,11 @@ def _step(slots: SlotModel, size: int, subject: Subject, copy: float) -> Figures
 
 def _prefill(slots: SlotModel, subject: Subject) -> Figures:
     """Milliseconds of every shape of prefill pass."""
-    stop = slots.grammar.vocabulary.eoh
     figures = {}
     for rows, length in slots.shapes:
         if rows > subject.slots:
             continue
-        chunks = [Chunk(row, 0, [1] * length, stop) for row in range(rows)]
+        chunks = [Chunk(row, 0, [1] * length) for row in range(rows)]
 
         def make(chunks: list[Chunk] = chunks) -> None:
             with slots.lane.entered():

@@ -19,15 +19,17 @@ import torch
 
 from ...kernels.graph import Lane
 from ...kernels.selection import attention_backend, use
+from ...models.audio import HOP
 from ...models.bundle import Bundle, read_config
 from ...models.errors import ConfigError, EngineError
-from ...models.generation import Listener
+from ...models.generation import LISTEN_SAMPLES, Listener
 from ...models.memory import check_memory
 from ...models.semantic.decoder import Draws
 from ...models.semantic.grammar import Grammar, Phase
 from ...models.semantic.sampling import SamplingOptions
 from ...models.semantic.slots import SlotModel, SlotOptions, Start
 from ...models.sound import SoundSlots
+from ...models.speech_tokenizer.ear import CapturedEar
 from .capacity import Load, admitted, median_seconds
 from .decoding import DecodeLoop
 from .listening import ListeningThread
@@ -104,8 +106,10 @@ class BatchedEngine(LocalEngine):
         sounding = Lane(device, urgent=True)
         sizes = sorted({min(size, SOUND_ROWS) for size in options.buckets})
         sound = SoundSlots(bundle, sounding, slots=self._count, buckets=sizes)
+        ear = CapturedEar(bundle.tokenizer.semantic, Lane(device), LISTEN_SAMPLES // HOP)
         model.capture()
         sound.capture()
+        ear.capture()
         if self._measure if self._measure is not None else device.type == "cuda":
             self._admit(bundle, model, sound)
         self.capture_seconds = time.perf_counter() - began
@@ -117,14 +121,15 @@ class BatchedEngine(LocalEngine):
                 raise EngineError("the sound is not finite: the model's weights are broken")
 
         slots = [
-            Slot(bundle, speak.speak, self._now, threading.Condition(), decode.decoder(index))
+            Slot(bundle, speak.speak, self._now, threading.Condition(), decoder=decode.decoder(index), ear=ear)
             for index in range(self._count)
         ]
         listening = [ListeningThread([slot], slot.changed, self._now) for slot in slots]
         parts = Parts(bundle, slots, listening, speak, (decode,))
         parts.start()
         try:
-            warm_up(bundle, Listener(bundle, decode.decoder(0)), lambda units: speak.call(lambda: say(units)).result())
+            listener = Listener(bundle, decode.decoder(0), ear)
+            warm_up(bundle, listener, lambda units: speak.call(lambda: say(units)).result())
         except BaseException:
             parts.stop()
             raise

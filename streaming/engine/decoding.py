@@ -12,16 +12,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from queue import SimpleQueue
+from collections.abc import Sequence
 
 import torch
 
 from ...models.errors import EngineError
-from ...models.semantic.decoder import Draws, Score
-from ...models.semantic.grammar import NEVER, Grammar, Phase
-from ...models.semantic.slots import BROKEN, SLACK, Chunk, SlotModel, Start
+from ...models.semantic.slots import SLACK, Chunk, SlotModel
+from .slot_decoder import Pass, SlotDecoder, Stream
 from .slots import one_line
 
 log = logging.getLogger(__name__)
@@ -33,79 +30,15 @@ _HOPELESS = 5
 """Errors in a row, with no success between, after which the device is given up."""
 
 
-@dataclass(eq=False)
-class _Pass:
-    """Tokens to feed at `start`; the last `scored` of them want a score. `stream` draws after them."""
-
-    slot: int
-    start: int
-    tokens: list[int]
-    stop: int
-    scored: int = 0
-    stream: _Stream | None = None
-    codes: list[int] = field(default_factory=list)
-    done: SimpleQueue[Exception | None] = field(default_factory=SimpleQueue)
-
-    def fail(self, error: Exception) -> None:
-        self.done.put(error)
-        if self.stream is not None:
-            self.stream.give([], error)
-
-
-class _Stream:
-    """Tokens that a slot draws: where it is, and those not yet taken."""
-
-    def __init__(self, slot: int, start: Start) -> None:
-        self.slot = slot
-        self.at = start
-        self.ended = False
-        self.closed = False
-        self.unread = 0
-        self._given: SimpleQueue[tuple[list[int], Exception | None, bool]] = SimpleQueue()
-
-    def receive(self, codes: Sequence[int], grammar: Grammar, *, fed: bool) -> None:
-        """Follow what the device drew. fed: each token but the last is in the memory already, as in a burst."""
-        tokens: list[int] = []
-        for code in codes:
-            if code == BROKEN:
-                return self.give(tokens, EngineError("the model's numbers are not finite: its weights are broken"))
-            if code < 0:
-                self.ended = True  # the memory is full; an idle step comes after an end only
-                break
-            at = self.at
-            phase, count = grammar.follow(at.phase, at.count, code)
-            tokens.append(code)
-            self.at = replace(
-                at, token=code, phase=phase, count=count, made=at.made + 1, length=at.length + (1 if fed else 0)
-            )
-            fed = True
-            if phase == NEVER:
-                self.ended = True
-                break
-        self.give(tokens, None)
-
-    def give(self, tokens: list[int], error: Exception | None) -> None:
-        self.ended = self.ended or error is not None
-        self.unread += len(tokens)
-        self._given.put((tokens, error, self.ended))
-
-    def take(self) -> tuple[list[int], bool]:
-        """The next tokens, and whether they were the last; blocks. Raises what ended the stream."""
-        tokens, error, last = self._given.get()
-        if error is not None:
-            raise error
-        return tokens, last
-
-
 class DecodeLoop:
     """The thread that owns a SlotModel."""
 
     def __init__(self, model: SlotModel) -> None:
         self.model = model
         self._changed = threading.Condition()
-        self._passes: deque[_Pass] = deque()
-        self._making: list[_Pass] = []
-        self._streams: dict[int, _Stream] = {}
+        self._passes: deque[Pass] = deque()
+        self._making: list[Pass] = []
+        self._streams: dict[int, Stream] = {}
         self._stopping = False
         self._failures = 0
         self._thread = threading.Thread(target=self._run, name="speechgpt-gen decoding", daemon=True)
@@ -132,7 +65,7 @@ class DecodeLoop:
 
     # Called on the conversations' threads
 
-    def submit(self, wanted: _Pass) -> None:
+    def submit(self, wanted: Pass) -> None:
         """Queue a pass. Raises EngineError when its tokens do not fit or nobody works any more."""
         end = wanted.start + len(wanted.tokens)
         if end > self.capacity:
@@ -146,14 +79,14 @@ class DecodeLoop:
             self._passes.append(wanted)
             self._changed.notify()
 
-    def took(self, stream: _Stream, count: int) -> None:
+    def took(self, stream: Stream, count: int) -> None:
         """A conversation has taken tokens: there may be room for more."""
         with self._changed:
             before, stream.unread = stream.unread, stream.unread - count
             if before >= AHEAD > stream.unread:
                 self._changed.notify()
 
-    def close(self, stream: _Stream) -> None:
+    def close(self, stream: Stream) -> None:
         """Nobody wants more of a stream: its slot is free from the next burst on."""
         with self._changed:
             stream.closed = True
@@ -191,10 +124,10 @@ class DecodeLoop:
         if streams:
             self._burst(streams)
 
-    def _running(self) -> list[_Stream]:
+    def _running(self) -> list[Stream]:
         return [stream for stream in self._streams.values() if stream.unread < AHEAD]
 
-    def _choose(self) -> list[_Pass]:
+    def _choose(self) -> list[Pass]:
         """Whose tokens go into the next pass: beginnings of answers before the rest, each in order of arrival."""
         self._passes = deque(each for each in self._passes if each.stream is None or not each.stream.closed)
         if not self._passes:
@@ -207,7 +140,7 @@ class DecodeLoop:
             self._passes.remove(each)
         return chosen
 
-    def _make(self, passes: Sequence[_Pass]) -> None:
+    def _make(self, passes: Sequence[Pass]) -> None:
         try:
             codes = self._pass(passes)
         except Exception as error:
@@ -220,27 +153,27 @@ class DecodeLoop:
         for each, (taken, told) in zip(passes, codes, strict=True):
             self._settle(each, taken, told)
 
-    def _pass(self, passes: Sequence[_Pass]) -> list[tuple[int, list[int]]]:
+    def _pass(self, passes: Sequence[Pass]) -> list[tuple[int, list[int]]]:
         """Tokens taken of each, and what the device says."""
         chunks = []
         for each in passes:
             count = self._fitting(each)
             if each.stream is not None and count == len(each.tokens):
                 self.model.set(each.slot, each.stream.at)
-            chunks.append(Chunk(each.slot, each.start, each.tokens[:count], each.stop))
+            chunks.append(Chunk(each.slot, each.start, each.tokens[:count], each.stops[:count]))
         told = self.model.prefill(chunks).take()[0].tolist()
         return [(len(chunk.tokens), row) for chunk, row in zip(chunks, told, strict=True)]
 
-    def _fitting(self, wanted: _Pass) -> int:
+    def _fitting(self, wanted: Pass) -> int:
         """Tokens of the next chunk: the padding of its shape must fit into the slot as well."""
         room = self.capacity + SLACK - wanted.start
         lengths = [length for rows, length in self.model.shapes if rows == 1 and length <= room]
         return min(len(wanted.tokens), max(lengths))
 
-    def _settle(self, wanted: _Pass, taken: int, told: list[int]) -> None:
+    def _settle(self, wanted: Pass, taken: int, told: list[int]) -> None:
         wanted.codes += told[:taken]
         wanted.start += taken
-        del wanted.tokens[:taken]
+        del wanted.tokens[:taken], wanted.stops[:taken]
         if wanted.tokens:
             with self._changed:
                 self._passes.append(wanted)
@@ -253,7 +186,7 @@ class DecodeLoop:
             self._receive(stream, told[-1:])
         wanted.done.put(None)
 
-    def _burst(self, streams: Sequence[_Stream]) -> None:
+    def _burst(self, streams: Sequence[Stream]) -> None:
         try:
             told = self.model.burst([stream.slot for stream in streams]).take()[0]
         except Exception as error:
@@ -268,7 +201,7 @@ class DecodeLoop:
         for row, stream in enumerate(streams):
             self._receive(stream, told[:, row].tolist(), fed=True)
 
-    def _receive(self, stream: _Stream, codes: Sequence[int] | Exception, *, fed: bool = False) -> None:
+    def _receive(self, stream: Stream, codes: Sequence[int] | Exception, *, fed: bool = False) -> None:
         with self._changed:
             if stream.closed:
                 return
@@ -289,73 +222,6 @@ class DecodeLoop:
             each.fail(error)
         for stream in streams:
             stream.give([], error)
-
-
-class SlotDecoder:
-    """One slot of a DecodeLoop as a `Decoder`: its calls block the conversation's thread, never the decoding thread.
-
-    What is fed waits until something is asked of it: fewer passes, and what is taken back first costs nothing.
-    """
-
-    def __init__(self, loop: DecodeLoop, slot: int) -> None:
-        self._loop = loop
-        self._slot = slot
-        self._start = 0
-        self._waiting: list[int] = []
-
-    @property
-    def grammar(self) -> Grammar:
-        return self._loop.model.grammar
-
-    @property
-    def capacity(self) -> int:
-        return self._loop.capacity
-
-    def feed(self, start: int, tokens: Sequence[int]) -> None:
-        self._go_back(start)
-        if not self._waiting:
-            self._start = start
-        self._waiting += tokens
-        if self._start + len(self._waiting) > self.capacity:
-            self._ask(_Pass(self._slot, *self._taken(), self.grammar.vocabulary.eoh))
-
-    def score(self, start: int, tokens: Sequence[int], stop: int) -> list[Score]:
-        self.feed(start, tokens)
-        wanted = _Pass(self._slot, *self._taken(), stop, len(tokens))
-        self._ask(wanted)
-        return [Score(code // 2, bool(code % 2)) for code in wanted.codes[-len(tokens) :]]
-
-    def draw(self, start: int, tokens: Sequence[int], phase: Phase, draws: Draws) -> Iterator[int]:
-        self.feed(start, tokens)
-        at, waiting = self._taken()
-        begin = Start(at + len(waiting), int(phase), replace(draws), made=draws.made)
-        stream = _Stream(self._slot, begin)
-        try:
-            self._loop.submit(_Pass(self._slot, at, waiting, self.grammar.vocabulary.eoh, stream=stream))
-            last = False
-            while not last:
-                given, last = stream.take()
-                for token in given:
-                    draws.made += 1
-                    yield token
-                self._loop.took(stream, len(given))
-        finally:
-            self._loop.close(stream)
-
-    def _taken(self) -> tuple[int, list[int]]:
-        waiting, self._waiting = self._waiting, []
-        return self._start, waiting
-
-    def _go_back(self, start: int) -> None:
-        """Take back what waits from position `start` on."""
-        if self._waiting:
-            del self._waiting[max(0, start - self._start) :]
-
-    def _ask(self, wanted: _Pass) -> None:
-        self._loop.submit(wanted)
-        error = wanted.done.get()
-        if error is not None:
-            raise error
 
 
 def _told(error: Exception) -> EngineError:

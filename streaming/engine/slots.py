@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ...models.bundle import Bundle
 from ...models.errors import SpeechGPTGenError
-from ...models.generation import Answering, BlockCutter, Listener
+from ...models.generation import Answering, BlockCutter, Ear, Listener
 from ...models.semantic import pieces
 from ...models.semantic.decoder import Decoder
 from .generation import LocalGeneration
@@ -86,7 +86,8 @@ class Slot:
     """One conversation on the language model's thread. Only `inbox` is touched by others, holding `changed`.
 
     speak: takes a SpeechJob to the speaking thread. now: seconds, monotonic. changed: what the slot's thread waits for.
-    decoder: the slot's own sequence of the semantic model, by default one that has the model to itself.
+    decoder: the slot's own sequence of the semantic model, by default one that has the model to itself. ear: what makes
+    units of audio, by default plain calls.
     """
 
     def __init__(
@@ -95,15 +96,17 @@ class Slot:
         speak: Callable[[SpeechJob], None],
         now: Callable[[], float],
         changed: threading.Condition,
+        *,
         decoder: Decoder | None = None,
+        ear: Ear | None = None,
     ) -> None:
         self.inbox: deque[Command] = deque()
         self.changed = changed
-        self._decoder = decoder
+        self._decoder, self._ear = decoder, ear
         self._bundle = bundle
         self._speak = speak
         self._now = now
-        self._listener = Listener(bundle, decoder)
+        self._listener = Listener(bundle, decoder, ear)
         self._turn = Turn()
         self._samples = 0
         self._broken: str | None = None
@@ -254,7 +257,7 @@ class Slot:
             self._idle = True
         if not isinstance(error, SpeechGPTGenError):
             # Nobody knows what state the error left behind.
-            self._listener = Listener(self._bundle, self._decoder)
+            self._listener = Listener(self._bundle, self._decoder, self._ear)
 
     def _due_running(self, running: _Running) -> float:
         generation = running.answer.generation

@@ -10,9 +10,12 @@ from numpy.typing import NDArray
 
 from speechgpt_gen.models.bundle import Bundle, load_bundle
 from speechgpt_gen.models.errors import AudioError, EngineError
-from speechgpt_gen.models.generation import BlockCutter, Listener, Speaker, speak_units
+from speechgpt_gen.models.generation import BlockCutter, Listener, Speaker, speak_units, units_of
 from speechgpt_gen.models.perceptual.schedule import BlockSchedule
+from speechgpt_gen.models.semantic.decoder import LocalDecoder
+from speechgpt_gen.models.semantic.grammar import Grammar
 from speechgpt_gen.models.semantic.pieces import Message, Piece, Transcript, Unit, Word
+from speechgpt_gen.models.semantic.session import SemanticSession
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +69,25 @@ def test_a_turn_goes_on_where_an_answer_was_closed(listener: Listener, taken: in
     hear(listener, pcm[5_000:])
     assert listener.transcript == transcript
     assert first(listener.reply(seed=3)) == expected
+
+
+def test_words_that_end_with_the_turn_are_in_its_transcript(bundle: Bundle, listener: Listener) -> None:
+    """What the model writes while it hears the last units, which come with the end of the turn only, counts too."""
+    late = 0
+    for seed in range(6):
+        pcm = noise(7_000, seed)
+        listener.begin([])
+        hear(listener, pcm)
+        before = listener.transcript
+        told = before + "".join(piece.text for piece in listener.transcribe() if isinstance(piece, Transcript))
+        session = SemanticSession(LocalDecoder(bundle.semantic, Grammar(bundle.vocabulary)))
+        session.begin_turn()
+        session.hear(units_of(bundle, pcm))
+        late += session.transcript != before
+        next(session.reply("text"))  # which hears the end
+        assert told == session.transcript
+        assert listener.transcript == before, "hearing the end is taken back"
+    assert late
 
 
 def test_another_answer_closes_the_one_that_is_open(listener: Listener) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +10,7 @@ from speechgpt_gen.kernels.graph import Lane
 from speechgpt_gen.kernels.weight_only import round_weights_
 from speechgpt_gen.models.bundle import Bundle, load_bundle
 from speechgpt_gen.models.eightb import eight_config, random_bundle
+from speechgpt_gen.models.generation import LISTEN_SAMPLES, Ear, PlainEar
 from speechgpt_gen.models.perceptual.block_causal import BlockCausalConfig
 from speechgpt_gen.models.perceptual.streaming import solve_offline
 from speechgpt_gen.models.semantic.decoder import Draws
@@ -16,6 +18,7 @@ from speechgpt_gen.models.semantic.grammar import Grammar, Phase
 from speechgpt_gen.models.semantic.sampling import SamplingOptions
 from speechgpt_gen.models.semantic.slots import Chunk, SlotModel, SlotOptions, Start
 from speechgpt_gen.models.sound import SoundSlots
+from speechgpt_gen.models.speech_tokenizer.ear import CapturedEar
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: graphs cannot be captured")
 BLOCKS = ((1, 10), (2, 15), (3, 25), (4, 7))
@@ -51,7 +54,7 @@ def drawn(bundle: Bundle, *, capture: bool, slots: tuple[int, ...] = (0, 1, 2)) 
             sampling = SamplingOptions(text_temperature=0.5 * row, repetition_penalty=1.2)
             phase = (Phase.SPELL_FIRST, Phase.TEXT_FIRST, Phase.WORD_FIRST)[row % 3]
             model.set(slot, Start(len(prompt), phase, Draws(sampling, 7 + row)))
-            chunk = Chunk(slot, 0, prompt, bundle.vocabulary.eoh)
+            chunk = Chunk(slot, 0, prompt)
             told[row].append(int(model.prefill([chunk]).take()[0][0, -1]))
         for _ in range(5):
             codes = model.burst(list(slots)).take()[0]
@@ -117,3 +120,28 @@ def test_a_captured_solve_is_the_masked_run_and_company_changes_no_bit(dtype: to
         prompt=(voice.latents, codebook[voice.units]),
     )
     torch.testing.assert_close(torch.cat(alone), offline[0], atol=tolerance, rtol=tolerance)
+
+
+def test_the_captured_ear_hears_what_plain_calls_hear() -> None:
+    bundle = small("cuda")
+    pcm = (0.1 * np.random.default_rng(1).standard_normal(70_000)).astype(np.float32)
+
+    def heard(ear: Ear) -> list[int]:
+        state, units = ear.open(), []
+        for start in range(0, len(pcm), LISTEN_SAMPLES):
+            piece = pcm[start : start + LISTEN_SAMPLES]
+            some, state = ear.step(piece, state, end=len(piece) < LISTEN_SAMPLES)
+            units += some
+        return units
+
+    given = []
+    for capture in (True, False):
+        lane = Lane(torch.device("cuda"), capture=capture)
+        ear = CapturedEar(bundle.tokenizer.semantic, lane, LISTEN_SAMPLES // 320)
+        ear.capture()
+        assert (lane.captured, lane.refused) == ((2, 0) if capture else (0, 0))
+        given.append(heard(ear))
+    assert given[0] == given[1]
+    # Other shapes may round otherwise, and a digit that stands on the edge between two levels may fall to either side.
+    plain = heard(PlainEar(bundle))
+    assert np.mean(np.array(given[0]) == np.array(plain)) > 0.97

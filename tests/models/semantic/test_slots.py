@@ -59,7 +59,7 @@ def feed(slots: SlotModel, slot: int, prompt: list[int], start: Start | None) ->
         chunk = prompt[at : at + 16]
         if start is not None and at + len(chunk) == len(prompt):
             slots.set(slot, start)
-        told = int(slots.prefill([Chunk(slot, at, chunk, VOCABULARY.eoh)]).take()[0][0, -1])
+        told = int(slots.prefill([Chunk(slot, at, chunk)]).take()[0][0, -1])
         at += len(chunk)
     return told
 
@@ -104,9 +104,10 @@ def test_a_slot_can_stop_go_back_and_start_again(slots: SlotModel) -> None:
 def test_scores_are_those_of_the_sequence_alone(slots: SlotModel) -> None:
     given = [VOCABULARY.human, VOCABULARY.sosp, *(VOCABULARY.unit(i) for i in range(12))]
     decoder = LocalDecoder(BUNDLE.semantic, GRAMMAR, 64)
-    for stop in (VOCABULARY.listen, VOCABULARY.eoh):
-        wanted = decoder.score(0, given, stop)
-        told = slots.prefill([Chunk(1, 0, given, stop), Chunk(3, 0, given[:5], stop)]).take()[0]
+    for most, last in ((VOCABULARY.listen, VOCABULARY.listen), (VOCABULARY.listen, VOCABULARY.eoh)):
+        stops = [most] * (len(given) - 1) + [last]
+        wanted = decoder.score(0, given, stops)
+        told = slots.prefill([Chunk(1, 0, given, stops), Chunk(3, 0, given[:5], stops[:5])]).take()[0]
         for row, count in ((0, len(given)), (1, 5)):
             codes = told[row, :count].tolist()
             assert [(code // 2, bool(code % 2)) for code in codes] == [(s.text, s.wanted) for s in wanted[:count]]

@@ -11,9 +11,11 @@ import torch
 from speechgpt_gen.kernels.graph import Lane
 from speechgpt_gen.models.bundle import Bundle, load_bundle
 from speechgpt_gen.models.errors import EngineError
-from speechgpt_gen.models.semantic.decoder import Draws
+from speechgpt_gen.models.semantic.decoder import Draws, LocalDecoder
 from speechgpt_gen.models.semantic.grammar import DecodingLimits, Grammar, Phase
+from speechgpt_gen.models.semantic.pieces import Piece
 from speechgpt_gen.models.semantic.sampling import SamplingOptions
+from speechgpt_gen.models.semantic.session import SemanticSession
 from speechgpt_gen.models.semantic.slots import SlotModel, SlotOptions
 from speechgpt_gen.models.sound import SoundSlots
 from speechgpt_gen.streaming.engine.decoding import AHEAD, DecodeLoop
@@ -84,9 +86,9 @@ def drawing(pool: ThreadPoolExecutor, loop: DecodeLoop, slot: int, count: int, p
 def test_answers_begin_before_others_listen_and_short_passes_are_shared(loop: DecodeLoop) -> None:
     with ThreadPoolExecutor(4) as pool:
         eoh = loop.model.grammar.vocabulary.eoh
-        long = pool.submit(loop.decoder(0).score, 0, [1] * 100, eoh)
+        long = pool.submit(loop.decoder(0).score, 0, [1] * 100, [eoh] * 100)
         until(lambda: len(loop._passes) == 1)
-        short = pool.submit(loop.decoder(1).score, 0, [1] * 9, eoh)
+        short = pool.submit(loop.decoder(1).score, 0, [1] * 9, [eoh] * 9)
         until(lambda: len(loop._passes) == 2)
         answer = drawing(pool, loop, 2, 1)
         until(lambda: len(loop._passes) == 3)
@@ -96,6 +98,47 @@ def test_answers_begin_before_others_listen_and_short_passes_are_shared(loop: De
         assert len(short.result(10)) == 9
         assert len(answer.result(10)) == 1
     assert loop.model.passes == [[(2, 3), (1, 9)], [(0, 64)], [(0, 36)]]  # type: ignore[attr-defined]
+
+
+def test_the_last_units_the_end_of_turn_and_the_first_token_are_one_pass(loop: DecodeLoop) -> None:
+    """And the answer is the one that the model alone gives, whether or not words are written on the way."""
+    vocabulary = loop.model.grammar.vocabulary
+    plain = SemanticSession(LocalDecoder(loop.model.model, loop.model.grammar, loop.capacity))
+    session = SemanticSession(loop.decoder(1))
+    seen = set()
+
+    def written(of: SemanticSession, last: int) -> int:
+        """Text tokens between the last units, and after <eosp>."""
+        tokens = list(of.tokens)[2 + 3 :]
+        heard = tokens[: tokens.index(vocabulary.eoh)]
+        return len(heard) - last - 1
+
+    with ThreadPoolExecutor(1) as pool:
+        for last in range(1, 9):
+
+            def answer(of: SemanticSession, units: list[int]) -> list[Piece]:
+                of.begin_turn()
+                of.hear([1, 2, 3])
+                if of is session:
+                    loop.model.passes = []  # type: ignore[attr-defined]
+                reply = of.reply("text", None, 0, units)
+                pieces = [next(reply) for _ in range(4)]
+                reply.close()  # type: ignore[attr-defined]
+                return pieces
+
+            units = [7 * last + i for i in range(last)]
+            wanted = answer(plain, units)
+            given = pool.submit(answer, session, units)
+            until(lambda given=given: given.done() or (loop.cycle(), False)[1])  # type: ignore[misc]
+            assert given.result() == wanted
+            assert session.tokens == plain.tokens
+            passes = loop.model.passes  # type: ignore[attr-defined]
+            assert passes[0] == [(1, last + 4)]  # <eosp> <eoh> [SpeechGPT] [ta] as well
+            assert len(passes) == 1 + written(plain, last)
+            seen.add(len(passes))
+    assert not loop._streams
+    assert 1 in seen
+    assert len(seen) > 1, "some of them wrote nothing, some did"
 
 
 def test_every_answer_is_in_every_burst_and_gone_within_one_of_its_end(loop: DecodeLoop) -> None:
@@ -137,7 +180,7 @@ def test_who_waits_for_a_stopped_thread_is_told(loop: DecodeLoop) -> None:
         with pytest.raises(EngineError, match="stopped"):
             answer.result(10)
         with pytest.raises(EngineError, match="restart"):
-            loop.decoder(1).score(0, [1], 5)
+            loop.decoder(1).score(0, [1], [5])
 
 
 def test_too_much_for_a_slot_is_said_at_once(loop: DecodeLoop) -> None:
