@@ -32,9 +32,10 @@ from .http import routes as http_audio
 from .keys import Keys
 from .limits import Clients
 from .security import Guard, SecurityHeaders, refusal
-from .settings import Settings
+from .settings import Settings, state_folder
 from .transports import websocket as websocket_door
 from .transports.webrtc import Calls
+from .voice_files import VoiceFiles
 from .voices import VoiceBook
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,8 @@ class Server:
 
     def __init__(self, engine: Engine, settings: Settings, clock: Clock) -> None:
         thinking = BrainEngine(engine, ChatModel(settings), clock) if settings.brain is not None else engine
-        self.engine = VoiceBook(thinking, settings.max_voices)
+        files = VoiceFiles(settings.voices_folder or state_folder() / "voices") if settings.keep_voices else None
+        self.engine = VoiceBook(thinking, settings.max_voices, files)
         self.settings = settings
         self.clock = clock
         self.keys = Keys(settings.token, clock)

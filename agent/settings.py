@@ -140,7 +140,11 @@ class Settings(BaseSettings):
     max_recording_s: float = Field(
         600.0, gt=0, le=3600, description="Longest recording to transcribe or convert, in seconds."
     )
-    max_voices: int = Field(64, ge=1, description="Recorded voices kept in memory; the least recently used goes.")
+    max_voices: int = Field(64, ge=1, description="Recorded voices kept; the least recently used goes.")
+    keep_voices: bool = Field(True, description="Keep recorded voices on disk, so that they outlive the server.")
+    voices_folder: Path | None = Field(
+        None, description="Folder of the recorded voices; none takes speechgpt-gen/voices in the user's state folder."
+    )
     lead_ms: int = Field(
         200, ge=20, description="WebSocket: sound sent ahead of its playing; less stops sooner, more survives jitter."
     )
@@ -244,6 +248,11 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
             f"soft_end_ms ({settings.soft_end_ms}) is longer than silence_ms ({settings.silence_ms}): lower it"
         )
     return settings
+
+
+def state_folder() -> Path:
+    """Where the server keeps what outlives it: `speechgpt-gen` in the user's state folder."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "speechgpt-gen"
 
 
 def is_loopback(host: str) -> bool:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ..models.errors import ConfigError
+from .settings import state_folder
 
 LIFETIME = datetime.timedelta(days=365)
 RENEW = datetime.timedelta(days=14)
@@ -23,11 +24,10 @@ RENEW = datetime.timedelta(days=14)
 def self_signed(folder: Path | None = None) -> tuple[Path, Path]:
     """Certificate and key files for all names and addresses of this machine; the last ones while they still fit.
 
-    folder: where they are kept; None takes `speechgpt-gen/tls` in the user's state folder. The key is readable by its
+    folder: where they are kept; None takes `tls` in the `state_folder`. The key is readable by its
     owner only. Raises ConfigError when the folder cannot be written.
     """
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    folder = folder or Path(state) / "speechgpt-gen" / "tls"
+    folder = folder or state_folder() / "tls"
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     names = _names()
     if not (key.is_file() and _fits(certificate, names)):

@@ -49,7 +49,7 @@ export class VoicePicker {
       const voices = await listVoices(this.#api);
       this.#select.replaceChildren(...voices.map((voice) => new Option(voice.name, voice.id)));
       this.#select.value = this.#settings.voice;
-      // A voice that was recorded before the server restarted is gone: the first one speaks.
+      // A recorded voice may be gone, deleted or given way to newer ones: the first one speaks.
       if (this.#select.selectedIndex < 0) {
         this.#settings.voice = "";
         this.#select.selectedIndex = 0;

@@ -26,6 +26,7 @@ def routes(engine: VoiceBook, settings: Settings, clock: Clock) -> list[Route]:
         Route("/v1/audio/conversions", answered("conversions", "file")(conversions.answer), methods=["POST"]),
         Route("/v1/voices", answered("voices")(voices.list), methods=["GET"]),
         Route("/v1/voices", answered("voices", "file")(voices.make), methods=["POST"]),
+        Route("/v1/voices/{id}", answered("voices")(voices.delete), methods=["DELETE"]),
         Route("/v1/models", answered("models")(models.list), methods=["GET"]),
         Route("/v1/models/{name:path}", answered("models")(models.one), methods=["GET"]),
     ]

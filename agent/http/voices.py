@@ -1,4 +1,4 @@
-"""GET and POST /v1/voices: the voices there are, and new ones from three seconds of somebody who agrees."""
+"""/v1/voices: the voices there are, new ones from three seconds of somebody who agrees, and the end of those."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ..settings import Settings
+from ..voice_files import MAX_VOICE_SECONDS
 from ..voices import VoiceBook
 from .bodies import checked, form_fields, read_body, read_form, uploaded
 from .recordings import read_recording
 from .refusals import Refused
-
-MAX_VOICE_SECONDS = 60.0
 
 
 class VoiceAsk(BaseModel):
@@ -51,6 +50,13 @@ class Voices:
         pcm = await read_recording(data, MAX_VOICE_SECONDS)
         key = await self._engine.add_voice(pcm, name)
         return JSONResponse({"id": key, "name": name}, status_code=201)
+
+    async def delete(self, request: Request) -> Response:
+        """DELETE: forget a recorded voice and its recording."""
+        key = request.path_params["id"]
+        if not await self._engine.delete_voice(key):
+            raise Refused(404, "no_such_voice", f"there is no recorded voice {key[:80]!r}; it may be gone already")
+        return Response(status_code=204)
 
 
 def _check_consent(ask: VoiceAsk) -> None:

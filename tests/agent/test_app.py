@@ -5,6 +5,7 @@ import io
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
@@ -231,6 +232,54 @@ def test_old_recorded_voices_go(serve):
     client = serve(max_voices=2)
     ids = [client.post("/v1/voices?consent=true", content=wav(1.0)).json()["id"] for _ in range(3)]
     assert [voice["id"] for voice in client.get("/v1/voices").json()["data"]] == ["first", "second", *ids[1:]]
+
+
+def ids(client) -> list[str]:
+    return [voice["id"] for voice in client.get("/v1/voices").json()["data"]]
+
+
+def test_recorded_voices_outlive_the_server_until_they_are_deleted(serve, tmp_path):
+    client = serve(voices_folder=tmp_path / "kept")
+    jo, al = (
+        client.post("/v1/voices", params={"name": name, "consent": "true"}, content=wav(1.0)).json()
+        for name in ("Jo", "Al")
+    )
+    (file,) = (tmp_path / "kept").glob(f"{jo['id']}*")
+    assert file.stat().st_mode & 0o077 == 0
+
+    client = serve(voices_folder=tmp_path / "kept")
+    assert client.get("/v1/voices").json()["data"][2:] == [jo, al]
+    spoken = client.post("/v1/audio/speech", json={"model": "fake", "input": "one", "voice": jo["id"]})
+    assert spoken.status_code == 200
+    assert ids(serve(voices_folder=tmp_path / "kept", max_voices=1))[2:] == [jo["id"]]  # used last
+
+    assert client.delete(f"/v1/voices/{jo['id']}").status_code == 204
+    assert client.delete(f"/v1/voices/{jo['id']}").json()["error"]["code"] == "no_such_voice"
+    assert client.delete("/v1/voices/first").status_code == 404
+    assert ids(client)[2:] == ids(serve(voices_folder=tmp_path / "kept"))[2:] == [al["id"]]
+
+
+def test_voices_that_are_not_kept_are_nowhere_on_disk(serve, tmp_path):
+    client = serve(voices_folder=tmp_path / "kept", keep_voices=False)
+    assert client.post("/v1/voices?consent=true", content=wav(1.0)).status_code == 201
+    assert not (tmp_path / "kept").exists()
+
+
+def test_files_that_are_no_voice_are_left_out(serve, tmp_path):
+    key = "voice_" + "0" * 20
+    save_file({"pcm": np.zeros((2, 16_000), np.int16)}, tmp_path / f"{key}.safetensors")
+    (tmp_path / f"{key[:-1]}1.safetensors").write_bytes(b"\xff" * 100)
+    save_file({"pcm": np.zeros(16_000_000, np.int16)}, tmp_path / f"{key[:-1]}2.safetensors")
+    save_file({"pcm": np.zeros(100, np.int16)}, tmp_path / f"{key[:-1]}3.safetensors")
+    save_file({"pcm": np.zeros(16_000, np.int16)}, tmp_path / "voice_mine.safetensors")
+    assert ids(serve(voices_folder=tmp_path)) == ["first", "second"]
+
+
+def test_a_folder_that_cannot_be_written_still_leaves_the_voice(serve, tmp_path):
+    (tmp_path / "file").write_text("")
+    client = serve(voices_folder=tmp_path / "file")
+    voice = client.post("/v1/voices?consent=true", content=wav(1.0)).json()["id"]
+    assert ids(client)[2:] == [voice]
 
 
 def test_the_page_and_its_files(serve):
