@@ -17,6 +17,9 @@ app = typer.Typer(no_args_is_help=True, help="Train the three parts and put them
 
 Run = Annotated[Path, typer.Option(help="Folder of this training run; every stage resumes from what it finds there.")]
 Config = Annotated[Path | None, typer.Option(help="TOML recipe; default: the recipe of nano.")]
+Start = Annotated[
+    str | None, typer.Option(help="Model (name or folder) of the recipe's shape to go on from; default: from scratch.")
+]
 
 
 @app.command()
@@ -79,29 +82,29 @@ def prepare(
 
 @app.command()
 @user_errors
-def tokenizer(*, run: Run, config: Config = None) -> None:
+def tokenizer(*, run: Run, config: Config = None, start: Start = None) -> None:
     """Train the speech tokenizer: semantic units first, then the codec around them."""
     from ...models.training import recipe
 
-    recipe.train_tokenizer(run, _recipe(config))
+    recipe.train_tokenizer(run, _recipe(config), _start(start))
 
 
 @app.command()
 @user_errors
-def semantic(*, run: Run, config: Config = None) -> None:
+def semantic(*, run: Run, config: Config = None, start: Start = None) -> None:
     """Train the semantic model: it listens, answers and speaks in units."""
     from ...models.training import recipe
 
-    recipe.train_semantic(run, _recipe(config))
+    recipe.train_semantic(run, _recipe(config), _start(start))
 
 
 @app.command()
 @user_errors
-def perceptual(*, run: Run, config: Config = None) -> None:
+def perceptual(*, run: Run, config: Config = None, start: Start = None) -> None:
     """Train the perceptual model: flow matching from units to sound in a voice."""
     from ...models.training import recipe
 
-    recipe.train_perceptual(run, _recipe(config))
+    recipe.train_perceptual(run, _recipe(config), _start(start))
 
 
 @app.command()
@@ -164,6 +167,12 @@ def export_hugging_face(
 def _say(folder: Path, bundle: Bundle) -> None:
     millions = {name: f"{count / 1e6:.1f} M" for name, count in bundle.info.parameters.items()}
     typer.echo(f"{folder}: " + ", ".join(f"{name} {size}" for name, size in millions.items()))
+
+
+def _start(name: str | None) -> Bundle | None:
+    from ...models.bundle import load_bundle
+
+    return None if name is None else load_bundle(name)
 
 
 def _recipe(path: Path | None) -> Recipe:

@@ -114,6 +114,14 @@ def heard(
     return made
 
 
+def planned(vocabulary: SpeechVocabulary, text: str) -> Labelled:
+    """The text of an answer up to where its sound begins, and no sound; all of it is learned."""
+    made = Labelled()
+    made.feed(layout.open_answer(vocabulary, "text"))
+    made.produce([*vocabulary.encode(text), vocabulary.ua])
+    return made
+
+
 def answer(
     vocabulary: SpeechVocabulary,
     units: Sequence[int],

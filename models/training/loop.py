@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,9 @@ class LoopConfig:
     seed: int = 0
     ema: float = 0.0
     """Decay of an exponential moving average of the weights (0: none); the average is what is exported."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """"muon" moves the matrices of repeated layers by Muon (Jordan 2024; scaled to AdamW's rates, arXiv 2502.16982) and
+    the rest by AdamW: fewer steps to the same loss, in one process only."""
 
 
 class DivergedError(SpeechGPTGenError):
@@ -53,6 +56,38 @@ def _write_atomically(state: dict[str, Any], path: Path) -> None:
     part = path.with_suffix(".part")
     torch.save(state, part)
     os.replace(part, path)
+
+
+def _optimizers(module: nn.Module, config: LoopConfig, world: World) -> list[torch.optim.Optimizer]:
+    """AdamW for everything, or for what Muon leaves."""
+    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    repeated = [name for name, part in module.named_modules() if isinstance(part, nn.ModuleList)]
+    hidden: list[nn.Parameter] = []
+    if config.optimizer == "muon":
+        if world.size > 1:
+            raise ConfigError('optimizer "muon" works on whole matrices: train in one process, or choose "adamw"')
+        hidden = [p for name, p in trained.items() if p.ndim == 2 and any(name.startswith(f"{r}.") for r in repeated)]
+    taken = set(map(id, hidden))
+    decayed = [p for p in trained.values() if p.ndim > 1 and id(p) not in taken]
+    plain = [p for p in trained.values() if p.ndim <= 1]
+    made: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=config.learning_rate,
+            betas=(0.9, config.beta2),
+            fused=next(module.parameters()).is_cuda,
+        )
+    ]
+    if hidden:
+        made.append(
+            torch.optim.Muon(
+                hidden,
+                lr=config.learning_rate,
+                weight_decay=config.weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            )
+        )
+    return made
 
 
 class Loop:
@@ -86,14 +121,7 @@ class Loop:
         self.began, self.budget = time.monotonic(), budget
         self.evaluate, self.evaluate_every = evaluate, evaluate_every
         self.world = world
-        decayed = [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
-        plain = [p for p in module.parameters() if p.requires_grad and p.ndim <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-            lr=config.learning_rate,
-            betas=(0.9, config.beta2),
-            fused=next(module.parameters()).is_cuda,
-        )
+        self.optimizers = _optimizers(module, config, world)
         self.step = 0
         self.average: dict[str, Tensor] | None = None
         if config.ema:
@@ -120,11 +148,14 @@ class Loop:
                 self.module.load_state_dict({name: spread(state["module"][name], own[name]) for name in own})
         except (KeyError, RuntimeError) as error:
             raise ConfigError(f"{self.checkpoint} was made with another configuration: use another folder") from error
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        moments = state["optimizer"]["state"]
-        for number, values in moments.items():
-            moments[number] = {key: spread(value, parameters[number]) for key, value in values.items()}
-        self.optimizer.load_state_dict(state["optimizer"])
+        if len(state["optimizers"]) != len(self.optimizers):
+            raise ConfigError(f"{self.checkpoint} was made with another optimizer: use another folder")
+        for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            moments = kept["state"]
+            for number, values in moments.items():
+                moments[number] = {key: spread(value, parameters[number]) for key, value in values.items()}
+            optimizer.load_state_dict(kept)
         self.step = state["step"]
         if self.average is not None:
             self.average = {name: spread(value, own[name]) for name, value in state["average"].items()}
@@ -147,7 +178,7 @@ class Loop:
         """Write the checkpoint; a killed process never leaves half a file."""
         state = {
             "module": self.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "step": self.step,
             "average": self.average,
         }
@@ -178,9 +209,10 @@ class Loop:
 
     def _advance(self, losses: Callable[[int], dict[str, Tensor]]) -> dict[str, float]:
         """One optimiser step; returns the mean of every term and the gradient's norm."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.rate()
+            optimizer.zero_grad(set_to_none=True)
         parts = self.config.accumulate
         values: dict[str, float] = {}
         for part in range(parts):
@@ -194,7 +226,8 @@ class Loop:
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.config.clip)
         size = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
         if math.isfinite(size):
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
         self._follow()
         return values | {"norm": size}
 

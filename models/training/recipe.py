@@ -96,16 +96,25 @@ def restore(module: nn.Module, folder: Path) -> None:
     module.eval()
 
 
-def train_tokenizer(run: Path, recipe: Recipe) -> None:
-    """Both stages of the speech tokenizer, with the extraction of units and words between them."""
+def train_tokenizer(run: Path, recipe: Recipe, start: Bundle | None = None) -> None:
+    """Both stages of the speech tokenizer, with the extraction of units and words between them.
+
+    start: a model whose weights to go on from, here and in the other stages. Raises ConfigError when its shape is not
+    the recipe's.
+    """
     corpus = Corpus(run / "corpus")
-    semantic_units.train(corpus, run / "units", recipe.units, device=device())
+    codec = None if start is None else start.tokenizer
+    if codec is not None:
+        _same("tokenizer", codec.config, recipe.acoustic.tokenizer)
+        codec.codebooks.vectors.zero_()  # they quantised what other units left
+    encoder = None if codec is None else codec.semantic
+    semantic_units.train(corpus, run / "units", recipe.units, device=device(), start=encoder)
     if not (run / "spoken.npz").is_file():
         module = semantic_units.SemanticUnits(recipe.units, len(corpus.speakers))
         restore(module, run / "units")
         extract(corpus, module, run / "spoken.npz")
     units = all_units(corpus, load_spoken(run / "spoken.npz", corpus))
-    acoustic.train(corpus, run / "acoustic", recipe.acoustic, units, device=device())
+    acoustic.train(corpus, run / "acoustic", recipe.acoustic, units, device=device(), start=codec)
 
 
 def load_tokenizer(run: Path, recipe: Recipe, corpus: Corpus) -> StreamingSpeechTokenizer:
@@ -118,15 +127,36 @@ def load_tokenizer(run: Path, recipe: Recipe, corpus: Corpus) -> StreamingSpeech
     return tokenizer.eval()
 
 
-def train_semantic(run: Path, recipe: Recipe) -> None:
+def _same(part: str, ours: object, wanted: object) -> None:
+    if ours != wanted:
+        raise ConfigError(f"the {part} to start from is {ours}, the recipe asks for {wanted}: make the recipe the same")
+
+
+def train_semantic(run: Path, recipe: Recipe, start: Bundle | None = None) -> None:
     """The semantic model, from the units and words that the tokenizer stage left."""
     corpus = Corpus(run / "corpus")
     world = World.join(device())
-    semantic_model.train(corpus, _spoken(run, corpus), run / "semantic", recipe.semantic, device=device(), world=world)
+    if start is not None:
+        _same("semantic model", start.semantic.config, semantic_model.model_config(recipe.semantic, start.vocabulary))
+        if world.first:
+            start.vocabulary.save(run / "semantic")
+        world.wait()
+    semantic_model.train(
+        corpus,
+        _spoken(run, corpus),
+        run / "semantic",
+        recipe.semantic,
+        device=device(),
+        start=None if start is None else start.semantic,
+        world=world,
+    )
 
 
-def train_perceptual(run: Path, recipe: Recipe) -> None:
+def train_perceptual(run: Path, recipe: Recipe, start: Bundle | None = None) -> None:
     """The perceptual model, on all levels of the tokenizer's codes."""
+    if start is not None:
+        sigma = recipe.perceptual.model.prior_sigma  # not a weight, and smaller when speaking than in training
+        _same("perceptual model", replace(start.perceptual.config, prior_sigma=sigma), recipe.perceptual.model)
     corpus = Corpus(run / "corpus")
     tokenizer = load_tokenizer(run, recipe, corpus)
     world = World.join(device())
@@ -140,6 +170,7 @@ def train_perceptual(run: Path, recipe: Recipe) -> None:
         run / "perceptual",
         recipe.perceptual,
         device=device(),
+        start=None if start is None else start.perceptual,
         world=world,
     )
 

@@ -1,6 +1,7 @@
 """The semantic model's recipe: one network learns to listen, to answer and to speak, in the layout of conversations.
 
-Every document is one of: a spoken question with its spoken answer, an utterance to write down, a text to read out.
+Every document is one of: a spoken question with its spoken answer, the same two as text alone, an utterance to write
+down, a text to read out.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class SemanticRecipe:
     direct: float = 0.15
     history: float = 0.15
     typed: float = 0.1
+    chat: int = 2
+    """Times an epoch that each pair comes as text alone: a tenth of the tokens of its sound, and all of its content."""
     read_question: float = 0.35
     listen_weight: float = 0.5
     text_weight: float = 4.0
@@ -113,11 +116,12 @@ def documents(
 
     usable = [u for u in corpus.split(split) if spoken[u.id].words or u.kind == "nothing"]
     keep = {u.id for u in usable}
-    made = [
-        Document("dialogue", q, a, before(q.pair) + heard(q) + said(a))
-        for q, a in corpus.pairs(split)
-        if q.id in keep and spoken[a.id].words
-    ]
+    made: list[Document] = []
+    for q, a in corpus.pairs(split):
+        if q.id in keep and spoken[a.id].words:
+            made.append(Document("dialogue", q, a, before(q.pair) + heard(q) + said(a)))
+        text = len(vocabulary.encode(q.text)) + len(vocabulary.encode(a.text)) + 5
+        made += [Document("chat", q, a, before(q.pair) + text)] * recipe.chat
     rng = np.random.default_rng(recipe.loop.seed)
     for u in usable:
         if u.kind == "sentence":
@@ -163,7 +167,7 @@ class Builder:
     def build(self, document: Document, rng: np.random.Generator, room: int) -> Labelled:
         """The sequence of one document, of at most `room` tokens."""
         made = Labelled()
-        heard, spoken, asked = document.heard, document.spoken, document.kind == "dialogue"
+        heard, spoken, asked = document.heard, document.spoken, document.kind in ("dialogue", "chat")
         told = self.told.get(heard.pair, []) if asked and heard is not None else []
         if told:
             made = sequences.history(self.vocabulary, told, learn_answers=True)
@@ -174,10 +178,13 @@ class Builder:
                 turn = sequences.history(self.vocabulary, messages, learn_answers=True)
                 if len(made) + len(turn) + document.length <= room:
                     made = made + turn
+        silent = document.kind == "chat"
         if heard is not None:
-            typed = asked and rng.random() < self.recipe.typed
+            typed = silent or (asked and rng.random() < self.recipe.typed)
             made = made + (sequences.typed(self.vocabulary, heard.text) if typed else self.heard(heard, rng))
-        if spoken is not None:
+        if spoken is not None and silent:
+            made = made + sequences.planned(self.vocabulary, spoken.text)
+        elif spoken is not None:
             mode: Mode = "direct" if asked and rng.random() < self.recipe.direct else "text"
             made = made + self.spoken_answer(spoken, mode, learn_text=asked)
         return made

@@ -63,6 +63,20 @@ def test_a_pair_that_follows_something_is_always_told_it(
         assert len(builder.build(document, np.random.default_rng(2), document.length)) <= document.length
 
 
+def test_a_pair_comes_as_text_alone_as_often_as_asked(
+    corpus: Corpus, spoken: dict[str, Spoken], vocabulary: SpeechVocabulary
+) -> None:
+    settings = recipe(chat=3, history=0.0)
+    pool = documents(corpus, spoken, vocabulary, settings, "train")
+    chats = [d for d in pool if d.kind == "chat" and d.heard is corpus.utterances[2]]
+    assert len(chats) == 3
+    made = Builder(corpus, spoken, vocabulary, settings).build(chats[0], np.random.default_rng(0), chats[0].length)
+    assert len(made) <= chats[0].length
+    assert not any(map(vocabulary.is_unit, made.tokens))
+    asked = [target for target in made.targets if target != IGNORED]
+    assert asked == [*vocabulary.encode("Yes it is."), vocabulary.ua]
+
+
 def test_nothing_said_is_a_turn_without_a_word(
     corpus: Corpus, spoken: dict[str, Spoken], vocabulary: SpeechVocabulary
 ) -> None:

@@ -2,7 +2,9 @@
 
 import io
 import json
+import re
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -96,10 +98,30 @@ def test_the_stages_end_in_a_bundle_that_loads(run: Path, tmp_path: Path) -> Non
     steps = [json.loads(line)["step"] for line in (run / "perceptual" / "log.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3]
 
+    # Another run goes on from that model: with a rate of nearly nothing its weights are still the model's.
+    still = re.sub("loop = {", "loop = {learning_rate = 1e-12, ", RECIPE)
+    config.write_text(still.replace("ema = 0.9", "ema = 0.0"))
+    second = tmp_path / "second"
+    second.mkdir()
+    (second / "corpus").symlink_to(run / "corpus")
+    options = ["--run", str(second), "--config", str(config), "--start", str(folder)]
+    for stage in ("tokenizer", "semantic", "perceptual"):
+        result = CliRunner().invoke(app, [stage, *options], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+    for part, name in ((bundle.semantic, "semantic"), (bundle.perceptual, "perceptual")):
+        state = torch.load(second / name / "checkpoint.pt", weights_only=True)["module"]
+        for key, value in part.state_dict().items():
+            torch.testing.assert_close(value, state[key], atol=1e-6, rtol=0)
+    config.write_text(RECIPE.replace("hidden_size = 32", "hidden_size = 16"))
+    refused = CliRunner().invoke(app, ["semantic", *options])
+    assert refused.exit_code == 2
+    assert "hidden_size=16" in refused.output.replace("\n", "")
 
-def test_a_resumed_run_equals_one_that_was_never_stopped(run: Path, tmp_path: Path) -> None:
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_resumed_run_equals_one_that_was_never_stopped(run: Path, tmp_path: Path, optimizer: str) -> None:
     recipe_file = tmp_path / "tiny.toml"
-    recipe_file.write_text(RECIPE)
+    recipe_file.write_text(RECIPE.replace("loop = {", f'loop = {{optimizer = "{optimizer}", '))
     config = load_recipe(recipe_file).units
     corpus = Corpus(run / "corpus")
     whole = semantic_units.train(corpus, tmp_path / "whole", config)
@@ -107,6 +129,24 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(run: Path, tmp_path: Pa
     parts = semantic_units.train(corpus, tmp_path / "parts", config)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, parts.state_dict()[name]), name
+    other = replace(config, loop=replace(config.loop, optimizer="muon" if optimizer == "adamw" else "adamw", steps=4))
+    with pytest.raises(ConfigError, match="another optimizer"):
+        semantic_units.train(corpus, tmp_path / "parts", other)
+
+
+def test_muon_moves_the_matrices_of_repeated_layers_by_steps_of_equal_size(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = torch.nn.ModuleDict(
+        {"table": torch.nn.Embedding(64, 8), "layers": torch.nn.ModuleList([torch.nn.Linear(8, 8)])}
+    )
+    layer = module["layers"][0]  # type: ignore[index]
+    before = layer.weight.detach().clone()
+    loop = Loop(tmp_path, module, LoopConfig(steps=1, warmup=1, decay=0.0, weight_decay=0.0, optimizer="muon"))
+    loop.run(lambda step: {"loss": layer(module["table"](torch.arange(64))).square().sum()})
+    moved = torch.linalg.svdvals(before - layer.weight.detach())
+    # Newton-Schulz brings the singular values of any gradient to about 1; the scale is the one that matches AdamW.
+    assert moved.min() > 0.5 * 1e-3 * 0.2 * 8**0.5
+    assert moved.max() < 1.5 * 1e-3 * 0.2 * 8**0.5
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
