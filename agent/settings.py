@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     context: int | None = Field(
         None, ge=256, description="On a GPU: tokens one conversation can hold; none takes the model's own number."
     )
+    kv_cache: Literal["fp8"] | None = Field(
+        None, description="On a GPU: fp8 keeps what the language model remembers in half the memory, less exactly."
+    )
     kernels: Literal["auto", "triton", "flash", "torch"] = Field(
         "auto", description="What computes on a GPU: Triton kernels, flash-attn or torch; auto: Triton if it can run."
     )

@@ -32,8 +32,9 @@ class MemoryNeed:
         return self.weights + self.slot * slots + self.fixed
 
 
-def memory_need(config: BundleConfig, precision: str, context: int) -> MemoryNeed:
-    """What `slots` conversations of `context` tokens take with weights in `precision`; caches are in bfloat16."""
+def memory_need(config: BundleConfig, precision: str, context: int, *, fp8_cache: bool = False) -> MemoryNeed:
+    """What `slots` conversations of `context` tokens take with weights in `precision`; caches are in bfloat16, or the
+    semantic model's in fp8."""
     with torch.device("meta"):
         tokenizer = StreamingSpeechTokenizer(config.tokenizer)
         semantic, perceptual = SemanticModel(config.semantic), BlockCausalFlow(config.perceptual)
@@ -44,7 +45,7 @@ def memory_need(config: BundleConfig, precision: str, context: int) -> MemoryNee
     weights = (_count(semantic) - embedding) * size + embedding * other + _count(perceptual) * other
     weights += _count(tokenizer) * 4
     heads = config.semantic.num_key_value_heads * config.semantic.head_dim
-    tokens = 2 * config.semantic.num_hidden_layers * (context + 16) * heads * other
+    tokens = 2 * config.semantic.num_hidden_layers * (context + 16) * heads * (1 if fp8_cache else other)
     flow = config.perceptual
     frame = 2 * config.solver.nfe * flow.depth * flow.dim * other
     prompt = round(MAX_VOICE_SECONDS * 50)
@@ -52,15 +53,18 @@ def memory_need(config: BundleConfig, precision: str, context: int) -> MemoryNee
     return MemoryNeed(weights, tokens + ring, _PROMPTS * frame * prompt + _WORK)
 
 
-def check_memory(config: BundleConfig, precision: str, context: int, *, slots: int, free: int, name: str) -> None:
+def check_memory(
+    config: BundleConfig, precision: str, context: int, *, slots: int, free: int, name: str, fp8_cache: bool = False
+) -> None:
     """Raise ConfigError, in one line, when a model and its slots will not fit into `free` bytes."""
-    need = memory_need(config, precision, context)
+    need = memory_need(config, precision, context, fp8_cache=fp8_cache)
     wanted = need.total(slots)
     if wanted <= free:
         return
     fitting = (free - need.total(0)) // need.slot
+    halved = "" if fp8_cache else ", or set kv_cache to fp8"
     advice = (
-        f"set slots to {fitting} or fewer, or shorten the context"
+        f"set slots to {fitting} or fewer, or shorten the context{halved}"
         if fitting >= 1
         else "use a GPU with more memory, or a smaller model"
     )

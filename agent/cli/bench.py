@@ -23,6 +23,7 @@ Token = Annotated[str | None, typer.Option(envvar="SPEECHGPT_GEN_TOKEN", help="T
 
 Slots = Annotated[int, typer.Option(min=1, max=256, help="Conversations at a time, on a GPU.")]
 Context = Annotated[int, typer.Option(min=256, help="Tokens that one conversation can hold, on a GPU.")]
+KvCache = Annotated[str | None, typer.Option(help="fp8: keys and values in half the memory, on a GPU.")]
 
 app = typer.Typer(no_args_is_help=True, help="Measure a running server or the engine.")
 
@@ -107,6 +108,7 @@ def engine(
     heard: Annotated[Path | None, typer.Option("--audio", help="Recording to listen to; default: noise.")] = None,
     slots: Slots = 32,
     context: Context = 2048,
+    kv_cache: KvCache = None,
     peer: Annotated[
         str | None, typer.Option(help="On a GPU: transformers measures its generate on the same weights.")
     ] = None,
@@ -117,8 +119,10 @@ def engine(
     from ...models.audio import load_audio
     from .bench_batched import on_gpu, print_figures
 
-    if on_gpu(device) or model == "8b" or peer is not None:
-        print_figures("engine", model, device, precision, slots=slots, context=context, peer=peer, json_=json_)
+    if on_gpu(device) or model == "8b" or peer is not None or kv_cache is not None:
+        print_figures(
+            "engine", model, device, precision, slots=slots, context=context, peer=peer, kv_cache=kv_cache, json_=json_
+        )
         return
     from ...streaming.engine.bench import TEXT, measure
 
@@ -159,12 +163,13 @@ def first_audio(
     device: Device = "auto",
     precision: Precision = None,
     context: Context = 2048,
+    kv_cache: KvCache = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure the batched engine alone from the end of a turn to the first sound of its answer, part by part."""
     from .bench_batched import print_figures
 
-    print_figures("first-audio", model, device, precision, slots=4, context=context, json_=json_)
+    print_figures("first-audio", model, device, precision, slots=4, context=context, kv_cache=kv_cache, json_=json_)
 
 
 @app.command()
@@ -176,12 +181,13 @@ def sessions(
     precision: Precision = None,
     slots: Slots = 32,
     context: Context = 2048,
+    kv_cache: KvCache = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure how many conversations the batched engine can let speak at once in real time."""
     from .bench_batched import print_figures
 
-    print_figures("sessions", model, device, precision, slots=slots, context=context, json_=json_)
+    print_figures("sessions", model, device, precision, slots=slots, context=context, kv_cache=kv_cache, json_=json_)
 
 
 def register(root: typer.Typer) -> None:

@@ -28,6 +28,7 @@ def print_figures(
     slots: int,
     context: int,
     peer: str | None = None,
+    kv_cache: str | None = None,
     json_: bool = False,
 ) -> None:
     """Measure and print. Raises SpeechGPTGenError for what cannot be measured."""
@@ -36,8 +37,11 @@ def print_figures(
 
     if peer not in (None, "transformers"):
         raise ConfigError(f"peer {peer!r} is unknown: only transformers can be measured beside the engine")
+    if kv_cache not in (None, "fp8"):
+        raise ConfigError(f"kv-cache {kv_cache!r} is unknown: fp8, or leave it out to keep the weights' precision")
     place = ("cuda" if on_gpu(device) else "cpu") if device == "auto" else device
-    figures, _ = measure(bench, Subject(model, place, precision, slots, context), peer)
+    subject = Subject(model, place, precision, slots, context, kv_cache="fp8" if kv_cache else None)
+    figures, _ = measure(bench, subject, peer)
     if json_:
         typer.echo(json.dumps(figures))
         return

@@ -164,7 +164,12 @@ def _engine(settings: Settings) -> LocalEngine:
     if not device.startswith("cuda"):
         return LocalEngine(settings.model, settings.slots, device=device, precision=settings.precision)
     return BatchedEngine(
-        settings.model, settings.slots, device=device, precision=settings.precision, context=settings.context
+        settings.model,
+        settings.slots,
+        device=device,
+        precision=settings.precision,
+        context=settings.context,
+        kv_cache=settings.kv_cache,
     )
 
 

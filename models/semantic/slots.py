@@ -27,6 +27,7 @@ from ...kernels.weight_only import linear
 from .decoder import Draws
 from .grammar import NEVER, Grammar, Phase
 from .llama import SemanticModel
+from .rounded_cache import cache_scales
 
 NOTHING, FULL, BROKEN = -1, -2, -3
 """In place of a token: the slot was idle; its memory was full; its logits were not finite."""
@@ -44,13 +45,14 @@ SLACK: Final = CHUNKS[0][1]
 class SlotOptions:
     """slots: sequences at a time. capacity: tokens each can hold. buckets: batch sizes of a decode step, each a graph.
     burst: tokens drawn per launch, by bucket (1 for those not named). candidates: the likeliest tokens that a draw
-    chooses from; a larger top_k, or 0, means this many."""
+    chooses from; a larger top_k, or 0, means this many. fp8_cache: keys and values rounded to half the memory."""
 
     slots: int
     capacity: int
     buckets: tuple[int, ...]
     burst: Mapping[int, int]
     candidates: int = 128
+    fp8_cache: bool = False
 
     @classmethod
     def of(cls, slots: int, capacity: int) -> SlotOptions:
@@ -104,7 +106,9 @@ class SlotModel:
         slots, rows = options.slots, options.capacity + SLACK
         weight = model.model.embed_tokens.weight
         shape = (config.num_hidden_layers, 2, slots, rows, config.num_key_value_heads, config.head_dim)
-        self.cache = torch.zeros(shape, dtype=weight.dtype, device=device)
+        dtype = torch.float8_e4m3fn if options.fp8_cache else weight.dtype
+        self.cache = torch.zeros(shape, dtype=dtype, device=device)
+        self.cache_scales = cache_scales(model, grammar) if options.fp8_cache else None
         self.rotary = rotary_tables(rows, config.head_dim, config.rope_theta, device)
         # One row more than there are slots: what idle rows of a batch read and write.
         self.numbers = torch.zeros(slots + 1, _FIELDS, dtype=torch.int64, device=device)
@@ -195,14 +199,14 @@ class SlotModel:
         numbers = self.numbers[at]
         live = (rows >= 0) & (numbers[:, _ACTIVE] != 0)
         slots = torch.where(live, rows, NOTHING).int()
-        states = self._forward(numbers[:, _TOKEN, None].clamp(min=0), slots, numbers[:, _LENGTH].int())
-        self.drawn[step, :size] = self._draw(self._head(states[:, 0]), at, numbers, live, numbers[:, _LENGTH] + 1)
+        states = self.states(numbers[:, _TOKEN, None].clamp(min=0), slots, numbers[:, _LENGTH].int())
+        self.drawn[step, :size] = self._draw(self.logits(states[:, 0]), at, numbers, live, numbers[:, _LENGTH] + 1)
 
     @torch.inference_mode()
     def _pass(self, shape: tuple[int, int]) -> None:
         tensors, length = self._chunks[shape], shape[1]
-        states = self._forward(tensors.tokens, tensors.slots.int(), tensors.starts.int())
-        logits = self._head(states.flatten(0, 1)).view(*shape, -1)
+        states = self.states(tensors.tokens, tensors.slots.int(), tensors.starts.int())
+        logits = self.logits(states.flatten(0, 1)).view(*shape, -1)
         best, text = logits[..., : self.grammar.vocabulary.n_text].max(-1)
         stop = logits.gather(-1, tensors.stops[..., None])[..., 0]
         tensors.out[:, :length] = 2 * text + (best > stop + self._bias[tensors.stops]).long()
@@ -213,13 +217,14 @@ class SlotModel:
         live = (tensors.slots >= 0) & (numbers[:, _ACTIVE] != 0)
         tensors.out[:, length] = self._draw(ends, at, numbers, live, tensors.starts + tensors.counts)
 
-    def _forward(self, tokens: Tensor, slots: Tensor, starts: Tensor) -> Tensor:
+    def states(self, tokens: Tensor, slots: Tensor, starts: Tensor) -> Tensor:
         """Last states (B, T, hidden) of tokens (B, T) put at `starts` (B,) int32 of `slots` (B,) int32."""
         model, eps = self.model.model, self.model.config.rms_norm_eps
         x: Tensor = model.embed_tokens(tokens)
         cos, sin = self.rotary
         layers: Iterable[Any] = model.layers
-        for layer, (keys, values) in zip(layers, self.cache, strict=True):
+        scales = [(None, None)] * len(self.cache) if self.cache_scales is None else self.cache_scales
+        for layer, (keys, values), (key_scales, value_scales) in zip(layers, self.cache, scales, strict=True):
             attention, mlp = layer.self_attn, layer.mlp
             qkv = self._linear(x, attention.qkv_proj, norm=layer.input_layernorm.weight, eps=eps)
             heads = qkv.view(*tokens.shape, -1, attention.head_dim)
@@ -235,6 +240,8 @@ class SlotModel:
                 rotary_cos=cos,
                 rotary_sin=sin,
                 causal=True,
+                k_descale=key_scales,
+                v_descale=value_scales,
                 counters=self._attention_counters,
             )
             x = self._linear(attended.flatten(2), attention.o_proj, residual=x)
@@ -242,7 +249,7 @@ class SlotModel:
             x = self._linear(h, mlp.down_proj, residual=x)
         return x
 
-    def _head(self, states: Tensor) -> Tensor:
+    def logits(self, states: Tensor) -> Tensor:
         """Logits (rows, V) in float32 of states (rows, hidden) before their norm."""
         norm: Any = self.model.model.norm
         logits: Tensor = self._linear(states, self.model.lm_head, norm=norm.weight, eps=self.model.config.rms_norm_eps)

@@ -22,12 +22,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--precision", default=None, help="bfloat16, fp8, int8, float32")
     parser.add_argument("--slots", type=int, default=32, help="conversations at a time")
     parser.add_argument("--context", type=int, default=2048, help="tokens of one conversation")
+    parser.add_argument("--kv-cache", choices=["fp8"], default=None, help="keys and values in half the memory")
     parser.add_argument("--peer", choices=["transformers"], default=None, help="engine: measure this one as well")
     parser.add_argument("--profile", type=Path, default=None, help="write a table of kernels to this file")
     parser.add_argument("--out", type=Path, default=None, help="all: the folder for the results")
     parser.add_argument("--quick", action="store_true", help="few repeats: to see whether it works")
     given = parser.parse_args(arguments)
-    subject = Subject(given.model, given.device, given.precision, given.slots, given.context, given.quick)
+    subject = Subject(
+        given.model, given.device, given.precision, given.slots, given.context, given.quick, given.kv_cache
+    )
     if given.bench == "all":
         if given.out is None:
             parser.error("all needs --out FOLDER")

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,8 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured. precision: None takes bfloat16 on a GPU and float32 on a CPU. quick: few repeats, for tests."""
+    """What is measured. precision: None takes bfloat16 on a GPU and float32 on a CPU. quick: few repeats, for tests.
+    kv_cache: "fp8", or None for the weights' precision."""
 
     model: str = "8b"
     device: str = "cuda"
@@ -29,6 +30,7 @@ class Subject:
     slots: int = 32
     context: int = 2048
     quick: bool = False
+    kv_cache: Literal["fp8"] | None = None
 
     @property
     def weights(self) -> str:
@@ -44,12 +46,15 @@ class Subject:
         if self.device != "cpu" and torch.cuda.is_available():
             config = read_config(self.model)
             free = torch.cuda.mem_get_info(self.device)[0]
-            check_memory(config, weights, self.context, slots=self.slots, free=free, name=self.model)
+            rounded = self.kv_cache == "fp8"
+            check_memory(config, weights, self.context, slots=self.slots, free=free, name=self.model, fp8_cache=rounded)
         return load_bundle(self.model, self.device, weights)
 
     def engine(self, bundle: Bundle, slots: int) -> BatchedEngine:
         """An engine that takes as many conversations as it is told, kept up with or not."""
-        return BatchedEngine(bundle, slots, device=self.device, context=self.context, measure=False)
+        return BatchedEngine(
+            bundle, slots, device=self.device, context=self.context, measure=False, kv_cache=self.kv_cache
+        )
 
 
 def machine(device: str) -> Figures:

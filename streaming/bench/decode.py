@@ -16,6 +16,7 @@ from ...models.semantic.grammar import DecodingLimits, Grammar, Phase
 from ...models.semantic.llama import SemanticModel
 from ...models.semantic.sampling import SamplingOptions
 from ...models.semantic.slots import Chunk, SlotModel, SlotOptions, Start
+from ..engine.batched import check_fp8
 from .common import Figures, Subject, copy_gb_per_s, machine, peak_memory_gb, profile_table, spread, times_ms
 from .peer import transformers_tokens_per_s
 
@@ -33,6 +34,7 @@ def bench_engine(subject: Subject, peer: str | None = None) -> tuple[Figures, st
         "bench": "engine",
         "model": subject.model,
         "precision": subject.weights,
+        "kv_cache": subject.kv_cache or "as the weights",
         "machine": machine(subject.device),
         "copy_gb_per_s": round(copy_gb_per_s(device), 1),
     }
@@ -44,6 +46,9 @@ def bench_engine(subject: Subject, peer: str | None = None) -> tuple[Figures, st
         before = _some_logits(model)
         round_weights_(model, "fp8" if subject.precision == "fp8" else "int8")
         figures["rounding"] = _difference(before, _some_logits(model))
+    if subject.kv_cache is not None:
+        check_fp8(device)
+        figures["cache_rounding"] = _difference(*(_read_back(bundle, fp8_cache=fp8) for fp8 in (False, True)))
     sizes = tuple(size for size in (1, 2, 4, 8, 16, 32) if size <= subject.slots)
     began = time.perf_counter()
     slots = _slot_model(bundle, subject, sizes)
@@ -63,7 +68,8 @@ def bench_engine(subject: Subject, peer: str | None = None) -> tuple[Figures, st
 def _slot_model(bundle: Bundle, subject: Subject, sizes: tuple[int, ...]) -> SlotModel:
     # Words without an end: no row stops while it is measured, unless chance spells an end of it.
     grammar = Grammar(bundle.vocabulary, DecodingLimits(word_frames=1 << 40))
-    options = SlotOptions(subject.slots, subject.context, sizes, dict.fromkeys(sizes, BURST))
+    bursts = dict.fromkeys(sizes, BURST)
+    options = SlotOptions(subject.slots, subject.context, sizes, bursts, fp8_cache=subject.kv_cache is not None)
     lane = Lane(bundle.device)
     slots = SlotModel(bundle.semantic, grammar, options, lane)
     slots.capture()
@@ -140,8 +146,25 @@ def _some_logits(model: SemanticModel) -> Tensor:
     return logits[0]
 
 
+@torch.inference_mode()
+def _read_back(bundle: Bundle, *, fp8_cache: bool) -> Tensor:
+    """Logits of a sequence's later positions, which read the earlier ones from a cache: (tokens, V)."""
+    lane = Lane(bundle.device, capture=False)
+    options = SlotOptions(1, 256, (1,), {1: 1}, fp8_cache=fp8_cache)
+    slots = SlotModel(bundle.semantic, Grammar(bundle.vocabulary), options, lane)
+    generator = torch.Generator().manual_seed(0)
+    units = torch.randint(bundle.vocabulary.unit(0), bundle.vocabulary.unit(1023) + 1, (192,), generator=generator)
+    given = []
+    with lane.entered():
+        for start in range(0, len(units), 16):
+            tokens = units[None, start : start + 16].to(bundle.device)
+            at = torch.tensor([start], dtype=torch.int32, device=bundle.device)
+            given.append(slots.logits(slots.states(tokens, torch.zeros_like(at), at)[0]))
+    return torch.cat(given[4:])
+
+
 def _difference(before: Tensor, after: Tensor) -> dict[str, Any]:
-    """What rounding the weights did to the logits of 64 positions."""
+    """What rounding did to the logits of some positions."""
     error = (after - before).square().mean().sqrt() / before.std()
     agree = (after.argmax(-1) == before.argmax(-1)).float().mean()
     return {"relative_logit_error": round(float(error), 4), "same_likeliest": round(float(agree), 3)}

@@ -30,8 +30,10 @@ TASKS: Final = (
     _Task("sessions", ("sessions",), 130),
     _Task("engine-fp8", ("engine", "--precision", "fp8"), 80),
     _Task("first-audio-fp8", ("first-audio", "--precision", "fp8"), 80),
+    _Task("engine-fp8-cache", ("engine", "--precision", "fp8", "--kv-cache", "fp8"), 80),
     _Task("engine-int8", ("engine", "--precision", "int8"), 80),
     _Task("engine-transformers", ("engine", "--peer", "transformers"), 180),
+    _Task("sessions-fp8", ("sessions", "--precision", "fp8", "--kv-cache", "fp8"), 130),
 )
 
 

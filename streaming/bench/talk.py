@@ -135,6 +135,7 @@ def _head(name: str, subject: Subject, engine: BatchedEngine) -> Figures:
         "bench": name,
         "model": subject.model,
         "precision": subject.weights,
+        "kv_cache": subject.kv_cache or "as the weights",
         "machine": machine(subject.device),
         "capture_s": round(engine.capture_seconds, 2),
         "peak_memory_gb": peak_memory_gb(engine.device),

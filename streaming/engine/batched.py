@@ -12,7 +12,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -49,7 +51,8 @@ class BatchedEngine(LocalEngine):
     context: tokens that one conversation can hold, by default what the model was made for. buckets: batch sizes to
     capture, by default powers of two up to `slots`; with a single one, a conversation's numbers do not depend on how
     many others there are, to the last bit. measure: take no more conversations than the machine keeps up with, as
-    measured at the start; by default on a GPU. The rest as for LocalEngine.
+    measured at the start; by default on a GPU. kv_cache: "fp8" rounds the semantic model's keys and values, in half the
+    memory and time; None keeps the weights' precision. The rest as for LocalEngine.
     """
 
     def __init__(
@@ -63,11 +66,13 @@ class BatchedEngine(LocalEngine):
         context: int | None = None,
         buckets: tuple[int, ...] | None = None,
         measure: bool | None = None,
+        kv_cache: Literal["fp8"] | None = None,
     ) -> None:
         super().__init__(bundle, slots, device=device, precision=precision or "bfloat16", now=now)
         self._context = context
         self._buckets = buckets
         self._measure = measure
+        self._fp8_cache = kv_cache == "fp8"
         self.loads: list[Load] = []
         """What was measured at the start."""
         self.capture_seconds = 0.0
@@ -78,8 +83,8 @@ class BatchedEngine(LocalEngine):
             config = read_config(self._source)
             free = torch.cuda.mem_get_info(self.device)[0]
             context = self._context or config.semantic.max_position_embeddings
-            name = str(self._source)
-            check_memory(config, self._precision, context, slots=self._count, free=free, name=name)
+            name, rounded = str(self._source), self._fp8_cache
+            check_memory(config, self._precision, context, slots=self._count, free=free, name=name, fp8_cache=rounded)
         return super()._build()
 
     def _assemble(self, bundle: Bundle) -> Parts:
@@ -89,9 +94,10 @@ class BatchedEngine(LocalEngine):
         began = time.perf_counter()
         context = self._context or bundle.semantic.config.max_position_embeddings
         options = SlotOptions.of(self._count, context)
-        if self._buckets is not None:
-            options = SlotOptions(self._count, context, self._buckets, options.burst)
+        options = replace(options, buckets=self._buckets or options.buckets, fp8_cache=self._fp8_cache)
         device = bundle.device
+        if self._fp8_cache:
+            check_fp8(device)
         if device.type == "cuda":
             # Python hands itself from thread to thread every 5 ms otherwise: as long as a whole decode step.
             sys.setswitchinterval(0.0005)
@@ -144,6 +150,17 @@ class BatchedEngine(LocalEngine):
                 "this machine keeps up with %d conversations at once, not %d: taking so many", able, self._count
             )
             self._count = able
+
+
+def check_fp8(device: torch.device) -> None:
+    """Raise ConfigError, in one line, where a cache in fp8 could not be read quickly. A CPU reads it for tests."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 9):
+        return
+    major, minor = torch.cuda.get_device_capability(device)
+    name = torch.cuda.get_device_name(device)
+    raise ConfigError(
+        f"kv_cache 'fp8' needs compute capability 8.9 or newer, {name} has {major}.{minor}: leave kv_cache unset"
+    )
 
 
 def measure_loads(bundle: Bundle, model: SlotModel, sound: SoundSlots, now: Callable[[], float]) -> list[Load]:

@@ -75,12 +75,17 @@ def test_what_is_needed_is_known_before_loading() -> None:
     full, rounded = (memory_need(config, precision, 2048) for precision in ("bfloat16", "fp8"))
     assert full.weights == pytest.approx(16.1e9, rel=0.03)  # 13.5 + 2.1 + the tokenizer in float32
     assert rounded.weights == pytest.approx(full.weights - 6.6e9, rel=0.02)
+    halved = memory_need(config, "bfloat16", 2048, fp8_cache=True)
+    assert full.slot - halved.slot == 2064 * 32 * 2 * 4096
     assert full.slot == pytest.approx(0.5 * 2**20 * 2064 + 361e6, rel=0.02)
     check_memory(config, "bfloat16", 2048, slots=32, free=80 * GB, name="8b")
     with pytest.raises(ConfigError, match=r"8b in bfloat16 with 32 slots of 2048 tokens needs \d+\.\d GB .* 40.0 GB"):
         check_memory(config, "bfloat16", 2048, slots=32, free=40 * GB, name="8b")
     with pytest.raises(ConfigError, match=r"set slots to 1[0-9] or fewer"):
         check_memory(config, "bfloat16", 2048, slots=32, free=40 * GB, name="8b")
+    check_memory(config, "bfloat16", 2048, slots=28, free=60 * GB, name="8b", fp8_cache=True)
+    with pytest.raises(ConfigError, match=r"needs .* GB of GPU memory and 60.0 GB are free: .* set kv_cache to fp8"):
+        check_memory(config, "bfloat16", 2048, slots=32, free=60 * GB, name="8b")
     with pytest.raises(ConfigError, match="more memory, or a smaller model"):
         check_memory(config, "bfloat16", 2048, slots=1, free=10 * GB, name="8b")
 

@@ -41,9 +41,11 @@ def small(device: str) -> Bundle:
     return random_bundle("small", config, torch.device(device))
 
 
-def drawn(bundle: Bundle, *, capture: bool, slots: tuple[int, ...] = (0, 1, 2)) -> list[list[int]]:
+def drawn(
+    bundle: Bundle, *, capture: bool, slots: tuple[int, ...] = (0, 1, 2), fp8_cache: bool = False
+) -> list[list[int]]:
     lane = Lane(torch.device("cuda"), capture=capture)
-    options = SlotOptions(4, 256, (1, 2, 4), {1: 4, 2: 4, 4: 4})
+    options = SlotOptions(4, 256, (1, 2, 4), {1: 4, 2: 4, 4: 4}, fp8_cache=fp8_cache)
     model = SlotModel(bundle.semantic, Grammar(bundle.vocabulary), options, lane)
     model.capture()
     assert (lane.captured, lane.refused) == ((3 + len(model.shapes), 0) if capture else (0, 0))
@@ -75,6 +77,16 @@ def test_captured_bursts_draw_what_plain_calls_draw(dtype: str) -> None:
     assert drawn(bundle, capture=True) == wanted
     assert drawn(bundle, capture=True, slots=(3, 0, 1)) == wanted
     assert all(codes[0] >= 0 for codes in wanted)
+
+
+def test_captured_bursts_over_an_fp8_cache_draw_what_plain_calls_draw() -> None:
+    if torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("this GPU has no fp8")
+    bundle = small("cuda")
+    bundle.semantic.fuse_()
+    wanted = drawn(bundle, capture=False, fp8_cache=True)
+    assert drawn(bundle, capture=True, fp8_cache=True) == wanted
+    assert drawn(bundle, capture=True, slots=(3, 0, 1), fp8_cache=True) == wanted
 
 
 def spoken(bundle: Bundle, *, capture: bool, alone: bool) -> list[torch.Tensor]:

@@ -150,3 +150,61 @@ def test_no_pass_takes_more_than_there_is(slots: SlotModel) -> None:
     assert slots.shape(2, 3) == (4, 16)
     with pytest.raises(ValueError, match="no prefill pass takes 2 chunks of 17"):
         slots.shape(2, 17)
+
+
+def rounded(slots: int = 4) -> SlotModel:
+    options = SlotOptions(slots, 64, (slots,), {slots: 3}, candidates=VOCABULARY.size, fp8_cache=True)
+    made = SlotModel(fused(), GRAMMAR, options, Lane(torch.device("cpu")))
+    made.capture()
+    return made
+
+
+def read(slots: SlotModel, tokens: torch.Tensor, slot: int = 0) -> torch.Tensor:
+    """Logits after each of (n,) tokens, eight a pass: later ones read earlier ones from the cache."""
+    given = []
+    with torch.inference_mode():
+        for start in range(0, len(tokens), 8):
+            at = torch.tensor([start], dtype=torch.int32)
+            given.append(slots.logits(slots.states(tokens[None, start : start + 8], at.new_tensor([slot]), at)[0]))
+    return torch.cat(given)
+
+
+def test_a_cache_in_fp8_is_half_as_large_and_little_less_exact() -> None:
+    tokens = torch.randint(VOCABULARY.size, (48,), generator=torch.Generator().manual_seed(1))
+    slots = rounded()
+    assert slots.cache.element_size() == 1
+    with torch.inference_mode():
+        exact = BUNDLE.semantic(tokens[None])[0]
+    given = read(slots, tokens)
+    error = float((given - exact).square().mean().sqrt() / exact.std())
+    assert 1e-4 < error < 0.03
+    assert torch.equal(read(slots, tokens, slot=2), given), "whichever slot"
+
+
+def test_what_an_fp8_cache_holds_is_worth_what_the_scales_say() -> None:
+    """The stored bytes times their heads' scales are the keys and values of the plain model, to 3 bits of mantissa."""
+    tokens = torch.randint(VOCABULARY.size, (32,), generator=torch.Generator().manual_seed(2))
+    slots = rounded(1)
+    read(slots, tokens[:8])
+    plain = BUNDLE.semantic.empty_cache(8)
+    with torch.inference_mode():
+        BUNDLE.semantic(tokens[None, :8], plain)
+    assert slots.cache_scales is not None
+    stored = slots.cache[:, :, 0, :8].float() * slots.cache_scales[:, :, None, :, None]
+    exact = torch.stack((plain.keys[:, 0], plain.values[:, 0]), 1)
+    # Layer 0 sees the same inputs in both; half a step of 3 bits, and of the smallest number that there is.
+    smallest = 2.0**-10 * slots.cache_scales[0, :, None, :, None]
+    assert ((stored - exact)[0].abs() <= exact[0].abs() / 16 * 1.01 + smallest).all()
+    assert (stored != exact).any()
+
+
+def test_rows_of_an_fp8_cache_are_their_own() -> None:
+    slots = rounded()
+    given: list[list[int]] = []
+    for others in ((), (0, 3)):
+        firsts = {}
+        for slot in (2, *others):
+            prompt, phase, options, seed = CASES[3 if slot == 2 else 1]
+            firsts[slot] = feed(slots, slot, prompt, Start(len(prompt), phase, Draws(options, seed)))
+        given.append([firsts[2], *slots.burst([*others, 2]).take()[0][:, -1].tolist()])
+    assert given[0] == given[1]

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,13 @@ def test_the_engine_is_measured() -> None:
     assert set(figures["prefill_ms"]) == {"1x16", "1x64", "1x256"}
     assert figures["copy_gb_per_s"] > 0
     assert "aten::" in profile
+
+
+def test_an_fp8_cache_is_measured_with_its_error() -> None:
+    figures, _ = bench_engine(replace(TINY, kv_cache="fp8"))
+    assert figures["kv_cache"] == "fp8"
+    assert 0 < figures["cache_rounding"]["relative_logit_error"] < 0.05
+    assert figures["cache_rounding"]["same_likeliest"] > 0.9
 
 
 def test_the_flow_is_measured() -> None:

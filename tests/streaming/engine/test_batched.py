@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from speechgpt_gen.models.bundle import load_bundle
-from speechgpt_gen.models.errors import EngineError, EngineFullError
+from speechgpt_gen.models.errors import ConfigError, EngineError, EngineFullError
 from speechgpt_gen.models.perceptual.slots import FlowSlots
 from speechgpt_gen.models.semantic.slots import Chunk, SlotModel
 from speechgpt_gen.streaming.engine import batched
@@ -143,6 +143,22 @@ async def test_it_takes_no_more_than_it_keeps_up_with(monkeypatch: pytest.Monkey
         await engine.open()
     await session.close()
     await engine.stop()
+
+
+async def test_it_talks_from_a_cache_in_fp8_and_a_gpu_too_old_for_it_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = new_engine(2, kv_cache="fp8", buckets=(2,))
+    await engine.start()
+    one = await run(engine, DIRECT, noise(0.5, 1))
+    together = await asyncio.gather(run(engine, DIRECT, noise(0.5, 1)), run(engine, SAY))
+    assert end(one).reason in ("completed", "length")
+    np.testing.assert_array_equal(sound(together[0]), sound(one))
+    await engine.stop()
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "an A100")
+    with pytest.raises(ConfigError, match=r"kv_cache 'fp8' needs compute capability 8.9 or newer, an A100 has 8.0"):
+        batched.check_fp8(torch.device("cuda"))
 
 
 async def test_loads_are_measured() -> None:
