@@ -1,30 +1,36 @@
-"""The agent's voice on its way out: a media track that pulls 20 ms from playout at each tick of its clock."""
+"""The agent's voice on its way out: a media track that pulls 20 ms from playout at each tick of its clock.
+
+Cause: aiortc's own way with sound is a level counted sample by sample in Python, a thread's hand-over, and Opus at
+48 kHz in stereo: together most of what a call cost. Remedy: a track may give packets that are coded already, which
+aiortc sends as they are, so the 16 kHz sound is coded here, on the event loop, in 0.06 ms.
+"""
+
+from __future__ import annotations
 
 from fractions import Fraction
+from typing import TypeAlias
 
 import av
-import numpy as np
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
+from ...streaming import frames
 from ...streaming.clock import Clock
 from ...streaming.frames import SAMPLE_RATE, Pcm
+from ...streaming.pcm import to_int16
 from ...streaming.playout import Source
-from ...streaming.resample import StreamResampler
+from .jitter import FRAME, RTP_CLOCK
 
-RATE = 48_000
-FRAME = RATE // 50
+OpusPacket: TypeAlias = "av.Packet[av.AudioStream]"
+
 _PERIOD = 0.02
-_TIME_BASE = Fraction(1, RATE)
-_PULL = SAMPLE_RATE // 200
+_TIME_BASE = Fraction(1, RTP_CLOCK)
+_BIT_RATE = 64_000
 _LATE = 10 * _PERIOD
 """A tick later than this (a suspended machine, a blocked loop) restarts the clock instead of sending a burst."""
 
 
 class PlayoutTrack(MediaStreamTrack):
-    """48 kHz mono frames of 20 ms, paced by `clock`; silence while `source` is idle.
-
-    What is pulled here counts as heard, so nothing is pulled ahead of time but the resampler's 10-15 ms.
-    """
+    """Opus packets of 20 ms, paced by `clock`; silence while `source` is idle. What is pulled here counts as heard."""
 
     kind = "audio"
 
@@ -32,13 +38,12 @@ class PlayoutTrack(MediaStreamTrack):
         super().__init__()
         self._source = source
         self._clock = clock
-        self._resampler = StreamResampler(SAMPLE_RATE, RATE)
-        self._ready: Pcm = np.zeros(0, np.float32)
+        self._opus = OpusEncoder()
         self._due: float | None = None
         self._pts = 0
 
-    async def recv(self) -> av.AudioFrame:
-        """The next frame, when its time has come. Raises MediaStreamError once the track is stopped."""
+    async def recv(self) -> OpusPacket:
+        """The next packet, when its time has come. Raises MediaStreamError once the track is stopped."""
         if self._due is None:
             self._due = self._clock.now()
         if (wait := self._due - self._clock.now()) > 0:
@@ -51,21 +56,28 @@ class PlayoutTrack(MediaStreamTrack):
             self._pts += int(missed / _PERIOD) * FRAME
             self._due = self._clock.now()
         self._due += _PERIOD
-        frame = _frame(self._next(), self._pts)
+        packet = self._opus.encode(self._source.pull(frames.FRAME))
+        packet.pts, packet.time_base = self._pts, _TIME_BASE
         self._pts += FRAME
-        return frame
-
-    def _next(self) -> Pcm:
-        while len(self._ready) < FRAME:
-            self._ready = np.concatenate((self._ready, self._resampler.process(self._source.pull(_PULL))))
-        out, self._ready = self._ready[:FRAME], self._ready[FRAME:]
-        return out
+        return packet
 
 
-def _frame(pcm: Pcm, pts: int) -> av.AudioFrame:
-    coded = np.round(np.clip(pcm, -1, 1) * 32767).astype(np.int16)
-    frame = av.AudioFrame.from_ndarray(coded[None], format="s16", layout="mono")
-    frame.sample_rate = RATE
-    frame.time_base = _TIME_BASE
-    frame.pts = pts
-    return frame
+class OpusEncoder:
+    """Speech at 16 kHz as Opus: the low-delay mode codes wideband mono transparently at this rate, 4 ms sooner than
+    the mode for speech and in half its time."""
+
+    def __init__(self) -> None:
+        self._codec = av.AudioCodecContext.create("libopus", "w")
+        self._codec.format = av.AudioFormat("s16")
+        self._codec.layout = "mono"
+        self._codec.sample_rate = SAMPLE_RATE
+        self._codec.bit_rate = _BIT_RATE
+        self._codec.options = {"application": "lowdelay"}
+
+    def encode(self, pcm: Pcm) -> OpusPacket:
+        """The packet of one frame, (320,)."""
+        frame = av.AudioFrame.from_ndarray(to_int16(pcm)[None], format="s16", layout="mono")
+        frame.sample_rate = SAMPLE_RATE
+        packet: OpusPacket
+        (packet,) = self._codec.encode(frame)
+        return packet

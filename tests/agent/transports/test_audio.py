@@ -1,6 +1,8 @@
 """Both audio directions of a call, without a network: the paced track out, Opus packets in."""
 
 import asyncio
+from collections.abc import Callable
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -8,22 +10,23 @@ import pytest
 from aiortc.codecs.opus import OpusEncoder
 from aiortc.mediastreams import MediaStreamError
 
-from speechgpt_gen.agent.transports.jitter import Coded, Gap
+from speechgpt_gen.agent.transports.jitter import FRAME, Coded, Gap, opus_samples
 from speechgpt_gen.agent.transports.receive import AudioReceiver, OpusStream
-from speechgpt_gen.agent.transports.track import FRAME, PlayoutTrack
+from speechgpt_gen.agent.transports.track import PlayoutTrack
 from speechgpt_gen.streaming.clock import VirtualClock
 from speechgpt_gen.streaming.engine.tones import decode_words, word_tone
 from speechgpt_gen.streaming.playout import Playout
+from speechgpt_gen.streaming.resample import resample
 
 
-async def take(track: PlayoutTrack, clock: VirtualClock, frames: int) -> list[tuple[float, av.AudioFrame]]:
-    """Frames as a sender takes them, with the time at which each came."""
-    out: list[tuple[float, av.AudioFrame]] = []
+async def take(track: PlayoutTrack, clock: VirtualClock, frames: int) -> list[tuple[float, av.Packet]]:
+    """Packets as a sender takes them, with the time at which each came."""
+    out: list[tuple[float, av.Packet]] = []
 
     async def send() -> None:
         for _ in range(frames):
-            frame = await track.recv()
-            out.append((clock.now(), frame))
+            packet = await track.recv()
+            out.append((clock.now(), packet))
 
     sender = asyncio.create_task(send())
     await clock.advance(frames * 0.02)
@@ -31,8 +34,10 @@ async def take(track: PlayoutTrack, clock: VirtualClock, frames: int) -> list[tu
     return out
 
 
-def audio_of(frames: list[tuple[float, av.AudioFrame]]) -> np.ndarray:
-    return np.concatenate([frame.to_ndarray()[0] for _, frame in frames]).astype(np.float32) / 32768
+def audio_of(sent: list[tuple[float, av.Packet]]) -> np.ndarray:
+    """What a receiver decodes, at 48 kHz."""
+    stream = OpusStream()
+    return np.concatenate([stream.decode(Coded(bytes(packet), FRAME)) for _, packet in sent])
 
 
 async def test_the_track_is_paced_by_its_clock_and_silent_when_idle() -> None:
@@ -40,8 +45,9 @@ async def test_the_track_is_paced_by_its_clock_and_silent_when_idle() -> None:
     track = PlayoutTrack(Playout(), clock)
     out = await take(track, clock, 50)
     assert [round(when / 0.02) for when, _ in out] == list(range(50))
-    assert [frame.pts for _, frame in out] == [FRAME * n for n in range(50)]
-    assert all(frame.samples == FRAME and frame.sample_rate == 48_000 for _, frame in out)
+    assert [packet.pts for _, packet in out] == [FRAME * n for n in range(50)]
+    assert all(packet.time_base == Fraction(1, 48_000) for _, packet in out)
+    assert all(opus_samples(bytes(packet)) == FRAME for _, packet in out)
     assert np.abs(audio_of(out)).max() == 0
 
 
@@ -56,12 +62,23 @@ async def test_what_leaves_the_track_is_what_playout_held() -> None:
     assert playout.heard(1) == 3 * 8000
 
 
-async def test_little_is_pulled_ahead_of_the_listener() -> None:
+async def test_nothing_is_pulled_ahead_of_the_listener() -> None:
     clock, playout = VirtualClock(), Playout()
     track = PlayoutTrack(playout, clock)
     playout.push(1, np.zeros(16_000, np.float32))
     await take(track, clock, 25)
-    assert 0 <= playout.heard(1) - 25 * 320 <= 320  # at most the resampler's 10-15 ms
+    assert playout.heard(1) == 25 * 320
+
+
+async def test_speech_arrives_soon_and_as_it_was(speechlike: Callable[..., np.ndarray]) -> None:
+    clock, playout, voice = VirtualClock(), Playout(), speechlike(2.0)
+    playout.push(1, voice)
+    heard = resample(audio_of(await take(PlayoutTrack(playout, clock), clock, 100)), 48_000, 16_000)
+    lags = np.correlate(heard[:-320], voice[: -320 - 320], "valid")
+    lag = int(lags.argmax())
+    error = heard[lag : lag + 30_000] - voice[:30_000]
+    assert lag <= 0.005 * 16_000
+    assert np.square(error).mean() < 0.05 * np.square(voice).mean()
 
 
 async def test_after_a_gap_the_clock_restarts_without_a_burst() -> None:
