@@ -13,12 +13,12 @@ from ...streaming.clock import Clock
 from ...streaming.frames import Pcm
 from ...streaming.playout import Source
 from ..settings import is_loopback
+from ..transports.channel import CHANNEL, lose_quietly
 from ..transports.ice import choose_addresses, host_addresses, is_alive
 from ..transports.receive import AudioReceiver, tap
 from ..transports.track import PlayoutTrack
 from .connection import Address, Event, Network, ServerError, Sink, refusal
 
-CHANNEL = "oai-events"
 _TICK = 0.02
 _LOOK = 0.5
 _IN_FLIGHT = 0.15
@@ -60,6 +60,8 @@ class WebRtcConnection:
         self._peer.on("connectionstatechange", self._on_state)
         self._peer.addTrack(PlayoutTrack(self._source, self._clock))
         tap(self._peer.getTransceivers()[0].receiver, self.receiver)
+        assert self._peer.sctp is not None
+        lose_quietly(self._peer.sctp)
         addresses = host_addresses(loopback=is_loopback(self._address.host))
         for transport in self._transports():
             choose_addresses(transport, addresses)

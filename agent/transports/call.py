@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,6 @@ from aiortc import (
     RTCRtpReceiver,
     RTCSessionDescription,
 )
-from aiortc.exceptions import InvalidStateError
 
 from ...streaming.clock import Clock
 from ...streaming.engine.protocol import Engine
@@ -22,16 +20,13 @@ from ..events import EventError, ServerEvent
 from ..limits import Bucket
 from ..session.conversation import Conversation
 from ..settings import Settings, is_loopback
+from .channel import CHANNEL, MAX_MESSAGE, Outbox, lose_quietly
 from .ice import choose_addresses, host_addresses, ice_servers, is_alive
 from .offer import CallError, Offer
 from .receive import AudioReceiver, tap
 from .track import PlayoutTrack
 
 log = logging.getLogger(__name__)
-
-CHANNEL = "oai-events"
-MAX_MESSAGE = 256 * 1024
-"""Bytes of one data-channel message: what aiortc announces in the answer, but does not enforce."""
 
 MAX_WAITING = 256
 """Client events that may wait to be worked off; a data channel cannot be told to wait, so a flood ends the call."""
@@ -40,44 +35,6 @@ _TICK = 0.02
 _LOOK = 0.5
 _GRACE = 2.0
 """Seconds that a conversation may take to end by itself before it is cancelled."""
-
-
-class Outbox:
-    """Server events on their way to the data channel: kept while it is not open, bounded always."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._channel: RTCDataChannel | None = None
-        self._waiting: deque[str] = deque()
-        self._bytes = 0
-
-    def attach(self, channel: RTCDataChannel) -> None:
-        """Send over this channel from now on, beginning with what waits."""
-        self._channel = channel
-        channel.on("open", self._flush)
-        self._flush()
-
-    def put(self, text: str) -> bool:
-        """Queue or send one event; False if the client is so far behind that it must be dropped."""
-        self._waiting.append(text)
-        self._bytes += len(text)
-        self._flush()
-        buffered = self._channel.bufferedAmount if self._channel is not None else 0
-        return self._bytes + buffered <= self._limit
-
-    @property
-    def empty(self) -> bool:
-        """Nothing is left to send."""
-        return not self._waiting and (self._channel is None or self._channel.bufferedAmount == 0)
-
-    def _flush(self) -> None:
-        while self._waiting and self._channel is not None and self._channel.readyState == "open":
-            text = self._waiting.popleft()
-            self._bytes -= len(text)
-            try:
-                self._channel.send(text)
-            except (ConnectionError, InvalidStateError):
-                return
 
 
 class Call:
@@ -158,7 +115,10 @@ class Call:
         sdp = offer.sdp.replace("a=end-of-candidates\r\n", "")
         await peer.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
         addresses = self._settings.ice_addresses or host_addresses(loopback=is_loopback(self._settings.host))
-        transports = {transceiver.sender.transport, *([peer.sctp.transport] if peer.sctp else [])}
+        transports = {transceiver.sender.transport}
+        if peer.sctp is not None:
+            transports.add(peer.sctp.transport)
+            lose_quietly(peer.sctp)
         for dtls in transports:
             choose_addresses(dtls.transport, addresses)
             # A peer that says good-bye closes DTLS; the connection's own state would only notice by ICE, 30 s later.

@@ -1,6 +1,7 @@
 """Calls over real WebRTC on loopback: an aiortc peer against the HTTP route, the conversation and the fake engine."""
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from starlette.applications import Starlette
 
 from speechgpt_gen.agent.client.ear import voiced
 from speechgpt_gen.agent.client.webrtc import WebRtcConnection
+from speechgpt_gen.agent.events import EventError
 from speechgpt_gen.agent.settings import Settings, load_settings
 from speechgpt_gen.agent.transports.webrtc import Calls
 from speechgpt_gen.client import Client, Ear, Event, Playout, ServerError
@@ -286,6 +288,21 @@ async def test_a_quiet_peer_is_kept_and_a_dead_one_dropped() -> None:
         for protocol in transport._connection._protocols:  # now not even those, and no good-bye
             protocol.send_stun = lambda *_: None
         await eventually(lambda: server.engine.in_use == 0)
+
+
+async def test_events_for_a_peer_that_has_just_gone_are_lost_without_complaint() -> None:
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    async with talking() as (server, client):
+        (call,) = server.calls
+        peer = call._peer
+        assert peer is not None
+        peer.sctp.transport.on("statechange", lambda: call._send(EventError("late", "nobody hears this").event()))
+        await call_of(client)._peer.sctp.transport.stop()
+        await eventually(lambda: not len(server.calls))
+        gc.collect()
+        await asyncio.sleep(0)
+    assert not complaints
 
 
 def test_settings_of_servers_that_cannot_be_are_refused() -> None:
