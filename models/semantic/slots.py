@@ -188,19 +188,25 @@ class SlotModel:
     @torch.inference_mode()
     def _burst(self, size: int) -> None:
         for step in range(self._steps(size)):
-            self._step(step, size)
+            self.drawn[step, :size] = self.step(size)
 
     def _steps(self, size: int) -> int:
         return self.options.burst.get(size, 1)
 
-    def _step(self, step: int, size: int) -> None:
+    def step(self, size: int) -> Tensor:
+        """Draw a token for each of the first `size` of `rows`: what the host is told, (size,). To be captured."""
         rows = self.rows[:size]
         at = torch.where(rows < 0, self.options.slots, rows)
         numbers = self.numbers[at]
         live = (rows >= 0) & (numbers[:, _ACTIVE] != 0)
         slots = torch.where(live, rows, NOTHING).int()
         states = self.states(numbers[:, _TOKEN, None].clamp(min=0), slots, numbers[:, _LENGTH].int())
-        self.drawn[step, :size] = self._draw(self.logits(states[:, 0]), at, numbers, live, numbers[:, _LENGTH] + 1)
+        return self._draw(self.logits(states[:, 0]), at, numbers, live, numbers[:, _LENGTH] + 1)
+
+    def running(self, size: int) -> Tensor:
+        """Whether any of the first `size` of `rows` would still draw: bool (). To be captured."""
+        rows = self.rows[:size]
+        return ((rows >= 0) & (self.numbers[rows.clamp(min=0), _ACTIVE] != 0)).any()
 
     @torch.inference_mode()
     def _pass(self, shape: tuple[int, int]) -> None:

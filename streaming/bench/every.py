@@ -30,6 +30,7 @@ TASKS: Final = (
     _Task("sessions", ("sessions",), 130),
     _Task("engine-fp8", ("engine", "--precision", "fp8"), 80),
     _Task("first-audio-fp8", ("first-audio", "--precision", "fp8"), 80),
+    _Task("loop", ("loop",), 60),
     _Task("engine-fp8-cache", ("engine", "--precision", "fp8", "--kv-cache", "fp8"), 80),
     _Task("engine-int8", ("engine", "--precision", "int8"), 80),
     _Task("engine-transformers", ("engine", "--peer", "transformers"), 180),
@@ -91,6 +92,11 @@ def headline(figures: dict[str, object]) -> str:
             return f"{first} ms a block alone"
         case {"parts_ms": {"first_audio": first}}:
             return f"first audio {first} ms"
+        case {"bench": "loop", "rows": rows, "equal": equal}:
+            early = rows[1]["early"]  # type: ignore[index]
+            same = "the same tokens" if equal else "OTHER TOKENS"
+            plain, looped = (early[name]["p50"] for name in ("plain_ms", "loop_ms"))
+            return f"a burst that ends early {plain} ms plainly, {looped} looped, {same}"
         case {"in_real_time": count}:
             return f"{count} at once in real time"
     return "measured"
