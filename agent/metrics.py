@@ -37,6 +37,13 @@ LATENCY = Histogram(
     buckets=_SECONDS,
     registry=REGISTRY,
 )
+PARTS = Histogram(
+    "speechgpt_gen_part_seconds",
+    "What an answer's first sound took of a shared engine: waiting for others (queue), prefill, decode, flow, codec.",
+    ["part"],
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
+    registry=REGISTRY,
+)
 UNDERRUNS = Counter("speechgpt_gen_underruns", "Gaps in answers because the engine was late.", registry=REGISTRY)
 ERRORS = Counter("speechgpt_gen_errors", "Error events sent, by code.", ["code"], registry=REGISTRY)
 AUDIO_SECONDS = Counter("speechgpt_gen_audio_seconds", "Audio received and played.", ["direction"], registry=REGISTRY)

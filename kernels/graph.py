@@ -7,6 +7,7 @@ the device or asks it anything. The plain twin keeps to the same rules, so a CPU
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
@@ -56,6 +57,10 @@ class Lane:
             # Pinned memory comes from torch's pool, which gives it out again only after this copy is done.
             target.copy_(values.pin_memory(), non_blocking=True)
 
+    def instant(self) -> Instant:
+        """The moment when the device has done all that was asked of the lane so far."""
+        return Instant(self)
+
     def download(self, *sources: Tensor) -> Download:
         """Begin to copy static tensors to the host."""
         return Download(self, sources)
@@ -80,6 +85,23 @@ class Download:
         if self._event is not None:
             self._event.synchronize()  # lets other threads run meanwhile
         return self._copies
+
+
+class Instant:
+    """When the device came to a place in a lane's work."""
+
+    def __init__(self, lane: Lane) -> None:
+        self._at, self._event = time.perf_counter(), None
+        if lane.device.type == "cuda":
+            self._event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            self._event.record()
+
+    def until(self, later: Instant) -> float:
+        """Seconds to a later instant, which the device has come to."""
+        if self._event is None or later._event is None:
+            return later._at - self._at
+        milliseconds: float = self._event.elapsed_time(later._event)
+        return milliseconds / 1000
 
 
 class Graph:

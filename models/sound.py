@@ -30,6 +30,8 @@ class SoundSlots:
     def __init__(self, bundle: Bundle, lane: Lane, *, slots: int, buckets: Sequence[int]) -> None:
         self._bundle = bundle
         self.lane = lane
+        self.spent = {"flow": 0.0, "codec": 0.0}
+        """Seconds that the parts of the last batch took."""
         self.buckets = tuple(buckets)
         config = bundle.config
         longest = max(round(MAX_VOICE_SECONDS * 50), *(voice.frames for voice in bundle.voices.values()))
@@ -65,9 +67,13 @@ class SoundSlots:
     def speak(self, blocks: Sequence[tuple[int, Sequence[int]]]) -> list[NDArray[np.float32]]:
         """Sound of the next block of some slots, (slot, units), each float32 (320 * units,); may hold NaN."""
         frames = [self.flow.frame(slot) for slot, _ in blocks]
+        began = self.lane.instant()
         self.flow.solve(blocks)
+        solved = self.lane.instant()
         self.decoder.decode([(slot, first, len(units)) for (slot, units), first in zip(blocks, frames, strict=True)])
+        decoded = self.lane.instant()
         pcm = self.lane.download(self.decoder.pcm[: len(blocks)]).take()[0].numpy()
+        self.spent = {"flow": began.until(solved), "codec": solved.until(decoded)}
         return [row[: len(units) * HOP].copy() for row, (_, units) in zip(pcm, blocks, strict=True)]
 
     def frame(self, slot: int) -> int:

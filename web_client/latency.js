@@ -25,6 +25,12 @@
  * @property {Record<string, number>} server The server's timings, by their names in the protocol.
  */
 
+/**
+ * What the first sound took of an engine that many share, where the server tells it: waiting for others' work, reading
+ * the turn, drawing the answer's first units, and making them sound. In the order in which they come.
+ */
+export const PARTS = /** @type {const} */ (["queue", "prefill", "decode", "flow", "codec"]);
+
 /** The marks in the order they come in. */
 export const MARKS = /** @type {const} */ (["end", "token", "audio", "played"]);
 
@@ -129,6 +135,18 @@ export class LatencyLog {
     turn.marks.token = token === undefined ? turn.arrived.token : Math.max(token + shift, 0);
     turn.marks.audio = audio === undefined ? turn.arrived.audio : Math.max(audio + shift, 0);
   }
+}
+
+/**
+ * The parts that the server told of a turn, in milliseconds.
+ *
+ * @param {Turn} turn
+ * @returns {{ name: string, ms: number }[]} Nothing of a server that tells none.
+ */
+export function parts(turn) {
+  return PARTS.map((name) => ({ name, ms: turn.server[`${name}_ms`] })).filter(
+    /** @returns {part is { name: (typeof PARTS)[number], ms: number }} */ (part) => part.ms !== undefined,
+  );
 }
 
 /**

@@ -6,7 +6,7 @@
  */
 
 import { element, make, say } from "./dom.js";
-import { MARKS, measured, percentile } from "./latency.js";
+import { MARKS, measured, parts, percentile } from "./latency.js";
 
 /** Older turns stay in the percentiles and in the copy. */
 const SHOWN = 6;
@@ -46,7 +46,7 @@ export class LatencyPanel {
     say(this.p95, ms(percentile(played, 95)));
     const shown = turns.slice(-SHOWN).reverse();
     const longest = Math.max(...shown.flatMap((turn) => Object.values(turn.marks).map((value) => value ?? 0)), 1);
-    this.rows.replaceChildren(...shown.map((turn) => this.#row(turn, longest)));
+    this.rows.replaceChildren(...shown.flatMap((turn) => [this.#row(turn, longest), ...this.#parts(turn)]));
     this.footer.replaceChildren(
       ...[50, 95].map((percent) => {
         const row = make("tr", "");
@@ -69,6 +69,21 @@ export class LatencyPanel {
         ]
       : ["not connected"];
     say(this.network, parts.filter(Boolean).join(" · "));
+  }
+
+  /** What the GPU did until the first sound, where a server tells it. @param {Turn} turn */
+  #parts(turn) {
+    const told = parts(turn);
+    if (told.length === 0) return [];
+    const row = make("tr", "parts");
+    const cell = make("td", "");
+    cell.colSpan = MARKS.length + 1;
+    const list = make("ul", "");
+    list.setAttribute("aria-label", `What the engine did in turn ${turn.number}, in milliseconds`);
+    list.append(...told.map(({ name, ms: took }) => make("li", "", `${name} ${ms(took)}`)));
+    cell.append(list);
+    row.append(cell);
+    return [row];
   }
 
   /** @param {Turn} turn @param {number} longest */

@@ -27,6 +27,8 @@ class Timeline:
     def report(self, finished: Finished | None, underruns: int) -> dict[str, str]:
         """Milliseconds from `since` to each stage that was reached, as metadata of a response.
 
+        The parts of an engine that tells them (see Finished) are milliseconds of their own, not instants.
+
         An answer prepared while somebody still spoke may have had its first words before `since`: that stage is 0,
         since nobody waited for it.
         """
@@ -39,4 +41,7 @@ class Timeline:
         for name, value in stages.items():
             metrics.LATENCY.labels(name).observe(value)
         report = {f"{name}_ms": str(round(1000 * value)) for name, value in stages.items()}
+        for name, value in (finished.parts if finished is not None else {}).items():
+            metrics.PARTS.labels(name).observe(value / 1000)
+            report[f"{name}_ms"] = f"{value:.1f}"
         return {**report, "preemptive": str(self.preemptive).lower(), "underruns": str(underruns)}

@@ -119,17 +119,17 @@ class BatchedEngine(LocalEngine):
         if self._measure if self._measure is not None else device.type == "cuda":
             self._admit(bundle, model, sound)
         self.capture_seconds = time.perf_counter() - began
-        decode, speak = DecodeLoop(model), SoundLoop(sound, self._count)
+        decode, speak = DecodeLoop(model, self._now), SoundLoop(sound, self._count, self._now)
 
         def say(units: Sequence[int]) -> None:
             sound.open(0, bundle.voice(None), 0)
             if not np.isfinite(sound.speak([(0, units)])[0]).all():
                 raise EngineError("the sound is not finite: the model's weights are broken")
 
-        slots = [
-            Slot(bundle, speak.speak, self._now, threading.Condition(), decoder=decode.decoder(index), ear=ear)
-            for index in range(self._count)
-        ]
+        slots = []
+        for index in range(self._count):
+            decoder, changed = decode.decoder(index), threading.Condition()
+            slots.append(Slot(bundle, speak.speak, self._now, changed, decoder=decoder, ear=ear, spent=decoder.spent))
         listening = [ListeningThread([slot], slot.changed, self._now) for slot in slots]
         parts = Parts(bundle, slots, listening, speak, (decode,))
         parts.start()

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -31,10 +32,11 @@ _HOPELESS = 5
 
 
 class DecodeLoop:
-    """The thread that owns a SlotModel."""
+    """The thread that owns a SlotModel. now: seconds, monotonic."""
 
-    def __init__(self, model: SlotModel) -> None:
+    def __init__(self, model: SlotModel, now: Callable[[], float] = time.monotonic) -> None:
         self.model = model
+        self._now = now
         self._changed = threading.Condition()
         self._passes: deque[Pass] = deque()
         self._making: list[Pass] = []
@@ -76,6 +78,7 @@ class DecodeLoop:
         with self._changed:
             if self._stopping or self._failures >= _HOPELESS:
                 raise EngineError("the engine's decoding has stopped working: restart the server")
+            wanted.since = self._now()
             self._passes.append(wanted)
             self._changed.notify()
 
@@ -161,7 +164,9 @@ class DecodeLoop:
             if each.stream is not None and count == len(each.tokens):
                 self.model.set(each.slot, each.stream.at)
             chunks.append(Chunk(each.slot, each.start, each.tokens[:count], each.stops[:count]))
+        began = self._now()
         told = self.model.prefill(chunks).take()[0].tolist()
+        self._account(passes, began, "prefill")
         return [(len(chunk.tokens), row) for chunk, row in zip(chunks, told, strict=True)]
 
     def _fitting(self, wanted: Pass) -> int:
@@ -180,6 +185,9 @@ class DecodeLoop:
             return
         stream = wanted.stream
         if stream is not None:
+            stream.since = wanted.since
+            if not wanted.stops:  # else who waits for the scores counts this pass
+                stream.spent.take(wanted.spent)
             with self._changed:
                 if not stream.closed:
                     self._streams[stream.slot] = stream
@@ -187,6 +195,7 @@ class DecodeLoop:
         wanted.done.put(None)
 
     def _burst(self, streams: Sequence[Stream]) -> None:
+        began = self._now()
         try:
             told = self.model.burst([stream.slot for stream in streams]).take()[0]
         except Exception as error:
@@ -198,8 +207,17 @@ class DecodeLoop:
                 self.model.set(stream.slot, stream.at)
                 self._burst([stream])
             return
+        self._account(streams, began, "decode")
         for row, stream in enumerate(streams):
             self._receive(stream, told[:, row].tolist(), fed=True)
+
+    def _account(self, whose: Sequence[Pass] | Sequence[Stream], began: float, part: str) -> None:
+        """Note the time of a pass or burst, and what those in it waited for it."""
+        ended = self._now()
+        for each in whose:
+            each.spent.add("queue", began - each.since)
+            each.spent.add(part, ended - began)
+            each.since = ended
 
     def _receive(self, stream: Stream, codes: Sequence[int] | Exception, *, fed: bool = False) -> None:
         with self._changed:

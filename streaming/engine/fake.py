@@ -6,7 +6,7 @@ For everything above the engine: sessions, transports, the page. `tones.decode_w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -35,7 +35,8 @@ class FakeEngine:
     transcript: what every turn with any audio is heard as; one more of its words is heard per 0.4 s listened, the
     whole at the end of the turn. delay: seconds of `clock` from generate() to the first answer output. pace: seconds
     of `clock` per second of sound (0: all at once; 1: real time). fail_at: number of the word at which every
-    generation fails (None: never). Without a clock nothing is waited for and every timing is 0.
+    generation fails (None: never). parts: what every answer says its first sound took.
+    Without a clock nothing is waited for and every timing is 0.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class FakeEngine:
         clock: Clock | None = None,
         voices: tuple[str, ...] = ("first", "second"),
         fail_at: int | None = None,
+        parts: Mapping[str, float] | None = None,
     ) -> None:
         self.words = words
         self.transcript = transcript
@@ -56,6 +58,7 @@ class FakeEngine:
         self.pace = pace
         self.clock = clock
         self.fail_at = fail_at
+        self.parts = parts or {}
         self._info = EngineInfo("fake", slots, voices)
         self._sessions: set[FakeSession] = set()
         self._ids = count(1)
@@ -205,7 +208,8 @@ class FakeGeneration:
         elif reason == "completed" and not self._whole:
             reason = "length"
         self._mark("total")
-        yield Finished(reason, error, dict(self._timings), self._frames, self._frames * 0.02)
+        parts = dict(self._engine.parts)
+        yield Finished(reason, error, dict(self._timings), self._frames, self._frames * 0.02, parts)
 
     async def _speak(self) -> AsyncIterator[Output]:
         request = self._request

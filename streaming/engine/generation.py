@@ -31,6 +31,7 @@ class LocalGeneration:
         self._end: tuple[FinishReason, str | None] | None = None
         self._began = now()
         self._timings: dict[str, float] = {}
+        self._parts: dict[str, float] = {}
         self._frames = 0
         self.audible_since: float | None = None
 
@@ -42,6 +43,12 @@ class LocalGeneration:
     def mark(self, name: str) -> None:
         """Note when something happened for the first time."""
         self._timings.setdefault(name, 1000 * (self._now() - self._began))
+
+    def spend(self, part: str, seconds: float) -> None:
+        """Note time that went into a part of the work, or into waiting for it; only what the first sound waits for."""
+        with self._lock:
+            if self.audible_since is None:
+                self._parts[part] = self._parts.get(part, 0.0) + 1000 * seconds
 
     def put(self, output: Output) -> None:
         """Give one output to the listener; after the end it is dropped."""
@@ -99,4 +106,5 @@ class LocalGeneration:
             if self._end is None:
                 return None
             reason, error = self._end
-            return Finished(reason, error, dict(self._timings), self._frames, self._frames * HOP / SAMPLE_RATE)
+            spoken = self._frames * HOP / SAMPLE_RATE
+            return Finished(reason, error, dict(self._timings), self._frames, spoken, dict(self._parts))

@@ -108,7 +108,8 @@ class Finished:
 
     error: one line, when reason is "failed". timings: milliseconds since generate(), of those that happened:
     "transcript", "first_token", "first_unit", "first_block", "first_audio", "total".
-    units: spoken so far; seconds: of sound given out.
+    units: spoken so far; seconds: of sound given out. parts: of engines that share a GPU, milliseconds up to the first
+    sound by what they went into: "queue" (others' work), "prefill", "decode", "flow", "codec".
     """
 
     reason: FinishReason
@@ -116,6 +117,7 @@ class Finished:
     timings: dict[str, float] = field(default_factory=dict)
     units: int = 0
     seconds: float = 0.0
+    parts: dict[str, float] = field(default_factory=dict)
 
 
 Output = Transcript | Text | Word | Audio | FunctionCall | Trouble | Finished

@@ -16,9 +16,25 @@ if TYPE_CHECKING:
     from .decoding import DecodeLoop
 
 
+class Spent(dict[str, float]):
+    """Seconds by what they went into: "queue" (others' work), "prefill", "decode"."""
+
+    def add(self, part: str, seconds: float) -> None:
+        self[part] = self.get(part, 0.0) + seconds
+
+    def take(self, other: Spent) -> None:
+        """Take over what another has, and leave it nothing."""
+        for part, seconds in other.items():
+            self.add(part, seconds)
+        other.clear()
+
+
 @dataclass(eq=False)
 class Pass:
-    """Tokens to feed at `start`, and their stops, if anybody wants scores. `stream` draws after them."""
+    """Tokens to feed at `start`, and their stops, if anybody wants scores. `stream` draws after them.
+
+    since: when it came into the queue, or its last part was made.
+    """
 
     slot: int
     start: int
@@ -26,6 +42,8 @@ class Pass:
     stops: list[int] = field(default_factory=list)
     stream: Stream | None = None
     codes: list[int] = field(default_factory=list)
+    spent: Spent = field(default_factory=Spent)
+    since: float = 0.0
     done: SimpleQueue[Exception | None] = field(default_factory=SimpleQueue)
 
     def fail(self, error: Exception) -> None:
@@ -35,7 +53,10 @@ class Pass:
 
 
 class Stream:
-    """Tokens that a slot draws: where it is, and those not yet taken."""
+    """Tokens that a slot draws: where it is, and those not yet taken.
+
+    spent: of the tokens that are given next. since: when the last ones were drawn.
+    """
 
     def __init__(self, slot: int, start: Start) -> None:
         self.slot = slot
@@ -43,7 +64,8 @@ class Stream:
         self.ended = False
         self.closed = False
         self.unread = 0
-        self._given: SimpleQueue[tuple[list[int], Exception | None, bool]] = SimpleQueue()
+        self.spent, self.since = Spent(), 0.0
+        self._given: SimpleQueue[tuple[list[int], Exception | None, bool, Spent]] = SimpleQueue()
 
     def receive(self, codes: Sequence[int], grammar: Grammar, *, fed: bool) -> None:
         """Follow what the device drew. fed: each token but the last is in the memory already, as in a burst."""
@@ -69,14 +91,15 @@ class Stream:
     def give(self, tokens: list[int], error: Exception | None) -> None:
         self.ended = self.ended or error is not None
         self.unread += len(tokens)
-        self._given.put((tokens, error, self.ended))
+        self._given.put((tokens, error, self.ended, self.spent))
+        self.spent = Spent()
 
-    def take(self) -> tuple[list[int], bool]:
-        """The next tokens, and whether they were the last; blocks. Raises what ended the stream."""
-        tokens, error, last = self._given.get()
+    def take(self) -> tuple[list[int], bool, Spent]:
+        """The next tokens, whether they were the last, and what they took; blocks. Raises what ended the stream."""
+        tokens, error, last, spent = self._given.get()
         if error is not None:
             raise error
-        return tokens, last
+        return tokens, last, spent
 
 
 class SlotDecoder:
@@ -90,6 +113,7 @@ class SlotDecoder:
         self._slot = slot
         self._start = 0
         self._waiting: list[int] = []
+        self._spent = Spent()
 
     @property
     def grammar(self) -> Grammar:
@@ -98,6 +122,11 @@ class SlotDecoder:
     @property
     def capacity(self) -> int:
         return self._loop.capacity
+
+    def spent(self) -> Spent:
+        """What was spent since this was asked last; to be asked by the thread that draws."""
+        spent, self._spent = self._spent, Spent()
+        return spent
 
     def feed(self, start: int, tokens: Sequence[int]) -> None:
         self._go_back(start)
@@ -155,7 +184,8 @@ class SlotDecoder:
             yield NOTHING
             last = False
             while not last:
-                given, last = stream.take()
+                given, last, spent = stream.take()
+                self._spent.take(spent)
                 for token in given:
                     draws.made += 1
                     yield token
@@ -175,5 +205,6 @@ class SlotDecoder:
     def _ask(self, wanted: Pass) -> None:
         self._loop.submit(wanted)
         error = wanted.done.get()
+        self._spent.take(wanted.spent)
         if error is not None:
             raise error

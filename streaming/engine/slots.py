@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,7 +87,7 @@ class Slot:
 
     speak: takes a SpeechJob to the speaking thread. now: seconds, monotonic. changed: what the slot's thread waits for.
     decoder: the slot's own sequence of the semantic model, by default one that has the model to itself. ear: what makes
-    units of audio, by default plain calls.
+    units of audio, by default plain calls. spent: seconds that the decoder spent by part since it was asked last.
     """
 
     def __init__(
@@ -99,10 +99,11 @@ class Slot:
         *,
         decoder: Decoder | None = None,
         ear: Ear | None = None,
+        spent: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
         self.inbox: deque[Command] = deque()
         self.changed = changed
-        self._decoder, self._ear = decoder, ear
+        self._decoder, self._ear, self._spent = decoder, ear, spent
         self._bundle = bundle
         self._speak = speak
         self._now = now
@@ -159,6 +160,7 @@ class Slot:
             generation.finish("failed", self._broken)
             return
         request = generation.request
+        self._spent()  # what was spent on listening is nobody's waiting
         try:
             answering = self._pieces(request, answer.seed)
         except SpeechGPTGenError as error:
@@ -229,6 +231,8 @@ class Slot:
     def _send(self, running: _Running, units: tuple[int, ...] | None) -> None:
         if units is not None:
             running.answer.generation.mark("first_block")
+            for part, seconds in self._spent().items():
+                running.answer.generation.spend(part, seconds)
             self._speak(SpeechJob(running.answer, units, running.blocks))
             running.blocks += 1
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -34,6 +35,8 @@ class _Utterance:
     answer: Answer
     slot: int
     jobs: deque[SpeechJob] = field(default_factory=deque)
+    since: float = 0.0
+    """When the first job came."""
 
     def due(self, frames: int) -> float:
         """When the listener will have heard all that was made, in the generation's seconds; at once if nothing was."""
@@ -42,10 +45,11 @@ class _Utterance:
 
 
 class SoundLoop:
-    """The thread that owns a SoundSlots, which has as many slots as there are conversations."""
+    """The thread that owns a SoundSlots, which has a slot for each conversation. now: seconds, monotonic."""
 
-    def __init__(self, sound: SoundSlots, slots: int) -> None:
+    def __init__(self, sound: SoundSlots, slots: int, now: Callable[[], float] = time.monotonic) -> None:
         self.sound = sound
+        self._now = now
         self._free = list(range(slots))
         self._utterances: dict[Answer, _Utterance] = {}
         self._new: deque[SpeechJob] = deque()
@@ -151,6 +155,7 @@ class SoundLoop:
                 generation.finish("failed", one_line(error))
                 return
         if job.units != ():
+            utterance.since = utterance.since or self._now()
             utterance.jobs.append(job)
             self._end_if_said(utterance)
 
@@ -170,7 +175,7 @@ class SoundLoop:
         return waiting[: next((size for size in sizes if size >= wanted), sizes[-1])]
 
     def _speak(self, batch: Sequence[_Utterance]) -> None:
-        starts = [self.sound.frame(each.slot) for each in batch]
+        starts, began = [self.sound.frame(each.slot) for each in batch], self._now()
         try:
             sounds = self.sound.speak([(each.slot, each.jobs[0].units or ()) for each in batch])
         except Exception as error:
@@ -188,5 +193,7 @@ class SoundLoop:
                 reason = f"the sound from frame {start} on is not finite: the model's weights are broken"
                 generation.finish("failed", reason)
                 continue
+            for part, seconds in {"queue": began - each.since, **self.sound.spent}.items():
+                generation.spend(part, seconds)
             generation.put(Audio(np.clip(pcm, -1.0, 1.0), start, start + len(pcm) // 320))
             self._end_if_said(each)

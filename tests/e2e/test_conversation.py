@@ -48,6 +48,23 @@ def test_a_spoken_turn_is_heard_and_captioned(serve: Callable[..., Any], visit: 
     assert user.page.inner_text("#latency-p50") == user.page.inner_text("#latency-p95") == cells[-1]
 
 
+def test_the_panel_tells_what_a_shared_engine_did(serve: Callable[..., Any], visit: Callable[..., Any]) -> None:
+    parts = {"queue": 3.2, "prefill": 5.3, "decode": 57.4, "flow": 8.1, "codec": 0.9}
+    user = visit(serve(parts=parts).url, keep={"latency": True})
+    user.page.click("#talk")
+    user.look("speaking")
+    user.page.wait_for_selector("#latency-rows .parts li")
+    told = user.page.eval_on_selector_all("#latency-rows .parts li", "items => items.map(i => i.textContent)")
+    assert told == ["queue 3", "prefill 5", "decode 57", "flow 8", "codec 1"]
+    for width, height in ((1280, 800), (390, 844), (320, 640)):
+        user.page.set_viewport_size({"width": width, "height": height})
+        panel, row = (user.page.locator(name).bounding_box() for name in ("#latency", "#latency-rows .parts ul"))
+        assert panel["x"] <= row["x"]
+        assert row["x"] + row["width"] <= panel["x"] + panel["width"]
+        assert row["height"] < 40, "two lines at most"
+        assert user.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 def test_a_second_utterance_interrupts(serve: Callable[..., Any], visit: Callable[..., Any]) -> None:
     user = visit(serve(words=60).url)
     user.page.click("#talk")

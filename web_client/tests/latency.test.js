@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { LatencyLog, measured, percentile } from "../latency.js";
+import { LatencyLog, measured, parts, percentile } from "../latency.js";
 
 /** Speech from `from` to `until`, room noise before and after, a level every 20 ms. */
 function speak(log, from, until, end) {
@@ -65,6 +65,19 @@ test("the server's timings are kept by name, and nothing else of the metadata", 
   log.event({ type: "response.done", response: { id: "unknown", metadata } }, 9000);
   assert.deepEqual(log.turns[0].server, { first_token_ms: 31.5, end_of_turn_ms: 400 });
   assert.deepEqual(log.turns[0].marks, { end: 420, token: 51.5, audio: 620, played: 700 });
+});
+
+test("the engine's parts come in their order, and only those that were told", () => {
+  const log = new LatencyLog();
+  turn(log, "r1", 1000);
+  assert.deepEqual(parts(log.turns[0]), []);
+  const metadata = { codec_ms: "1.0", queue_ms: "0.0", decode_ms: "57.3", total_ms: "900" };
+  log.event({ type: "response.done", response: { id: "r1", metadata } }, 9000);
+  assert.deepEqual(parts(log.turns[0]), [
+    { name: "queue", ms: 0 },
+    { name: "decode", ms: 57.3 },
+    { name: "codec", ms: 1 },
+  ]);
 });
 
 test("percentiles are values that were measured", () => {

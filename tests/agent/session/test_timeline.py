@@ -15,3 +15,12 @@ def test_what_was_ready_before_the_user_had_finished_took_nobody_any_time():
         "preemptive": "true",
         "underruns": "0",
     }
+
+
+def test_parts_of_a_shared_engine_are_told_as_they_are():
+    line = Timeline(since=10.0, decided=10.4, generating=10.4)
+    parts = {"queue": 3.04, "decode": 57.25, "flow": 8.0}
+    report = line.report(Finished("completed", timings={"first_audio": 80.0}, parts=parts), 2)
+    assert {name: report[f"{name}_ms"] for name in parts} == {"queue": "3.0", "decode": "57.2", "flow": "8.0"}
+    assert len(report) <= 16, "the protocol's metadata holds no more"
+    assert "queue_ms" not in line.report(Finished("completed"), 0)

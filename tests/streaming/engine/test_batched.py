@@ -133,6 +133,22 @@ async def test_a_thread_that_dies_is_told_and_lives_on(
     await engine.stop()
 
 
+async def test_an_answer_tells_what_its_first_sound_took() -> None:
+    """Of the time to the first sound: the parts are all there, and no more than it."""
+    engine = new_engine(3)
+    await engine.start()
+    alone = end(await run(engine, DIRECT, noise(0.5, 1)))
+    crowd = await asyncio.gather(*(run(engine, DIRECT, noise(0.5, seed)) for seed in range(3)))
+    text = end(await run(engine, Request("reply", "What is this?", speak=False, seed=1)))
+    await engine.stop()
+    for finished in (alone, *map(end, crowd)):
+        assert set(finished.parts) == {"queue", "prefill", "decode", "flow", "codec"}
+        assert all(value >= 0 for value in finished.parts.values())
+        assert min(finished.parts[part] for part in ("prefill", "decode", "flow", "codec")) > 0
+        assert sum(finished.parts.values()) <= finished.timings["first_audio"]
+    assert text.parts == {}
+
+
 async def test_it_takes_no_more_than_it_keeps_up_with(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batched, "measure_loads", lambda *_: [Load(1, 0.001, 0.01, 10), Load(3, 0.02, 0.01, 10)])
     engine = new_engine(measure=True)

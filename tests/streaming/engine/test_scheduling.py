@@ -21,6 +21,7 @@ from speechgpt_gen.models.sound import SoundSlots
 from speechgpt_gen.streaming.engine.decoding import AHEAD, DecodeLoop
 from speechgpt_gen.streaming.engine.generation import LocalGeneration
 from speechgpt_gen.streaming.engine.protocol import Request
+from speechgpt_gen.streaming.engine.slot_decoder import SlotDecoder
 from speechgpt_gen.streaming.engine.slots import Answer, SpeechJob
 from speechgpt_gen.streaming.engine.sounding import SoundLoop
 
@@ -181,6 +182,43 @@ def test_who_waits_for_a_stopped_thread_is_told(loop: DecodeLoop) -> None:
             answer.result(10)
         with pytest.raises(EngineError, match="restart"):
             loop.decoder(1).score(0, [1], [5])
+
+
+def test_time_is_put_down_to_what_it_went_into(loop: DecodeLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass takes 2 s, a burst 3 s, and whoever is not in it waits meanwhile."""
+    clock = [10.0]
+    monkeypatch.setattr(loop, "_now", lambda: clock[0])
+    for name, seconds in (("prefill", 2.0), ("burst", 3.0)):
+        make = getattr(loop.model, name)
+
+        def timed(work, make=make, seconds=seconds):  # type: ignore[no-untyped-def]
+            clock[0] += seconds
+            return make(work)
+
+        monkeypatch.setattr(loop.model, name, timed)
+    one, other = loop.decoder(0), loop.decoder(1)
+
+    def draw(decoder: SlotDecoder, count: int) -> dict[str, float]:
+        drawn = decoder.draw(0, [1, 2, 3], Phase.SPELL_FIRST, Draws(SamplingOptions(), 1))
+        for _ in range(count):
+            next(drawn)
+        drawn.close()
+        return decoder.spent()
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(draw, one, 9)  # a pass, then two bursts of four
+        until(lambda: len(loop._passes) == 1)
+        clock[0] += 5.0
+        loop.cycle()
+        listening = pool.submit(other.score, 0, [1] * 100, [5] * 100)  # two passes, between the first's bursts
+        until(lambda: len(loop._passes) == 1)
+        loop.cycle()
+        until(first.done)
+        loop.cycle()
+        listening.result(10)
+    assert first.result() == {"queue": 5.0 + 2.0, "prefill": 2.0, "decode": 6.0}
+    assert other.spent() == {"queue": 3.0, "prefill": 4.0}
+    assert other.spent() == {}
 
 
 def test_too_much_for_a_slot_is_said_at_once(loop: DecodeLoop) -> None:
