@@ -182,12 +182,17 @@ def sessions(
     slots: Slots = 32,
     context: Context = 2048,
     kv_cache: KvCache = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw p95 of first audio over the sessions to this SVG file.")
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure how many conversations the batched engine can let speak at once in real time."""
     from .bench_batched import print_figures
 
-    print_figures("sessions", model, device, precision, slots=slots, context=context, kv_cache=kv_cache, json_=json_)
+    print_figures(
+        "sessions", model, device, precision, slots=slots, context=context, kv_cache=kv_cache, json_=json_, plot=plot
+    )
 
 
 def register(root: typer.Typer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -30,18 +31,26 @@ def print_figures(
     peer: str | None = None,
     kv_cache: str | None = None,
     json_: bool = False,
+    plot: Path | None = None,
 ) -> None:
-    """Measure and print. Raises SpeechGPTGenError for what cannot be measured."""
+    """Measure and print. plot: draw what was measured of sessions to this file. Raises SpeechGPTGenError for what
+    cannot be measured."""
     from ...streaming.bench.common import Subject
+    from ...streaming.bench.plot import sessions_plot
     from ...streaming.bench.run import measure
+    from ...streaming.bench.talk import IN_TIME_MS
 
     if peer not in (None, "transformers"):
         raise ConfigError(f"peer {peer!r} is unknown: only transformers can be measured beside the engine")
     if kv_cache not in (None, "fp8"):
         raise ConfigError(f"kv-cache {kv_cache!r} is unknown: fp8, or leave it out to keep the weights' precision")
+    if plot is not None and (plot.is_dir() or not plot.absolute().parent.is_dir()):
+        raise ConfigError(f"--plot {plot}: give the name of a file in a folder that exists")
     place = ("cuda" if on_gpu(device) else "cpu") if device == "auto" else device
     subject = Subject(model, place, precision, slots, context, kv_cache="fp8" if kv_cache else None)
     figures, _ = measure(bench, subject, peer)
+    if plot is not None:
+        plot.write_text(sessions_plot({figures["precision"]: figures["rows"]}, IN_TIME_MS), encoding="utf-8")
     if json_:
         typer.echo(json.dumps(figures))
         return

@@ -10,7 +10,9 @@ from pathlib import Path
 from ...models.errors import SpeechGPTGenError
 from .common import Subject
 from .every import measure_all
+from .plot import sessions_plot
 from .run import BENCHES, measure
+from .talk import IN_TIME_MS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--kv-cache", choices=["fp8"], default=None, help="keys and values in half the memory")
     parser.add_argument("--peer", choices=["transformers"], default=None, help="engine: measure this one as well")
     parser.add_argument("--profile", type=Path, default=None, help="write a table of kernels to this file")
+    parser.add_argument("--plot", type=Path, default=None, help="sessions: draw them to this SVG file")
     parser.add_argument("--out", type=Path, default=None, help="all: the folder for the results")
     parser.add_argument("--quick", action="store_true", help="few repeats: to see whether it works")
     given = parser.parse_args(arguments)
@@ -42,6 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     if given.profile is not None:
         given.profile.write_text(profile)
+    if given.plot is not None and "rows" in figures and given.bench == "sessions":
+        given.plot.write_text(sessions_plot({subject.weights: figures["rows"]}, IN_TIME_MS))
     print(json.dumps(figures))
     return 0
 

@@ -8,9 +8,11 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from .common import Subject
+from .plot import sessions_plot
+from .talk import IN_TIME_MS
 
 BUDGET_S: Final = 520.0
 """Seconds for all of them."""
@@ -39,7 +41,8 @@ TASKS: Final = (
 
 
 def measure_all(subject: Subject, out: Path) -> int:
-    """Run them one after another; NAME.json, NAME.profile.txt and NAME.log go to `out`, all figures to summary.json.
+    """Run them one after another; NAME.json, NAME.profile.txt and NAME.log go to `out`, all figures to summary.json,
+    sessions against first audio to sessions.svg.
 
     Returns 0 when at least one could be measured.
     """
@@ -56,9 +59,21 @@ def measure_all(subject: Subject, out: Path) -> int:
             result = _run(task, subject, out, wanted)
         summary[name] = result
         measured += "error" not in result
+        _draw(summary, out)
         (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
         print(f"{name}: {result.get('error') or headline(result)}", flush=True)
     return 0 if measured else 1
+
+
+def _draw(summary: dict[str, Any], out: Path) -> None:
+    """Draw the measurements of many sessions that there are."""
+    series = {}
+    for figures in summary.values():
+        if figures.get("bench") == "sessions" and any(row["first_audio_ms"] for row in figures["rows"]):
+            rounded = ", fp8 cache" if figures["kv_cache"] == "fp8" else ""
+            series[figures["precision"] + rounded] = figures["rows"]
+    if series:
+        (out / "sessions.svg").write_text(sessions_plot(series, IN_TIME_MS))
 
 
 def _run(task: _Task, subject: Subject, out: Path, seconds: float) -> dict[str, object]:

@@ -14,6 +14,8 @@ from .common import Figures, Subject, machine, peak_memory_gb, profile_table, sp
 
 PARTS = ("transcript", "first_token", "first_unit", "first_block", "first_audio")
 """Marks of one answer, each in milliseconds since it was asked for."""
+TOOK = ("queue", "prefill", "decode", "flow", "codec")
+"""What the first sound took of the engine, each in milliseconds."""
 SESSIONS = (1, 2, 4, 8, 16, 24, 32)
 IN_TIME_MS = 200.0
 _PIECE = 2560
@@ -22,9 +24,11 @@ _PIECE = 2560
 
 @dataclass
 class _Turn:
-    """One answer: when its parts came, and how late its sound was for somebody who plays it from its first block on."""
+    """One answer: when its parts came, what its first sound took of the engine, and how late its sound was for somebody
+    who plays it from its first block on."""
 
     timings: dict[str, float] = field(default_factory=dict)
+    parts: dict[str, float] = field(default_factory=dict)
     late_ms: float = 0.0
     error: str | None = None
 
@@ -54,6 +58,9 @@ def bench_first_audio(subject: Subject) -> tuple[Figures, str]:
     figures["turns"], figures["failed"] = turns, len(made) - len(good)
     figures["parts_ms"] = {
         part: spread(values) for part in PARTS if (values := [t.timings[part] for t in good if part in t.timings])
+    }
+    figures["took_ms"] = {
+        part: spread(values) for part in TOOK if (values := [t.parts[part] for t in good if part in t.parts])
     }
     figures["errors"] = sorted({turn.error for turn in made if turn.error})
     return figures, table
@@ -126,7 +133,7 @@ async def _turn(
             began = now if began is None else began
             turn.late_ms = max(turn.late_ms, 1000 * (now - began - 0.02 * output.start_frame))
         if isinstance(output, Finished):
-            turn.timings, turn.error = output.timings, output.error
+            turn.timings, turn.parts, turn.error = output.timings, output.parts, output.error
     return turn
 
 

@@ -6,16 +6,18 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
 
 from speechgpt_gen.models.bundle import load_bundle
-from speechgpt_gen.streaming.bench import common, every
+from speechgpt_gen.streaming.bench import common, every, plot
 from speechgpt_gen.streaming.bench.common import Subject, copy_gb_per_s, spread, times_ms
 from speechgpt_gen.streaming.bench.decode import bench_engine, weight_bytes
 from speechgpt_gen.streaming.bench.flow import bench_flow
 from speechgpt_gen.streaming.bench.peer import _peer
+from speechgpt_gen.streaming.bench.plot import sessions_plot
 from speechgpt_gen.streaming.bench.talk import bench_first_audio, bench_sessions
 
 ROOT = Path(__file__).parents[3]
@@ -64,6 +66,8 @@ def test_first_audio_is_measured_part_by_part() -> None:
     medians = [parts[part]["p50"] for part in ("first_token", "first_unit", "first_block", "first_audio")]
     assert medians == sorted(medians)
     assert medians[0] > 0
+    assert set(figures["took_ms"]) == {"queue", "prefill", "decode", "flow", "codec"}
+    assert sum(took["p50"] for took in figures["took_ms"].values()) < medians[-1]
 
 
 def test_sessions_are_measured() -> None:
@@ -71,6 +75,37 @@ def test_sessions_are_measured() -> None:
     assert [row["sessions"] for row in figures["rows"]] == [1, 2]
     assert all(row["failed"] == 0 and row["first_audio_ms"]["p50"] > 0 for row in figures["rows"])
     assert figures["rows"][0]["unevenness"] == 1.0
+
+
+def test_sessions_are_drawn() -> None:
+    rows = [
+        {"sessions": 1, "first_audio_ms": {"p50": 80.0, "p95": 90.0}},
+        {"sessions": 16, "first_audio_ms": {"p50": 150.0, "p95": 310.0}},
+        {"sessions": 32, "first_audio_ms": None},
+    ]
+    drawing = ElementTree.fromstring(sessions_plot({"bfloat16": rows, "fp8 <cache>": rows[:1]}, 200.0))
+    name = "{http://www.w3.org/2000/svg}"
+    dots = [(float(dot.attrib["cx"]), float(dot.attrib["cy"])) for dot in drawing.iter(f"{name}circle")]
+    assert len(dots) == 3, "a row in which nobody was heard has none"
+    (limit,) = [float(line.attrib["y1"]) for line in drawing.iter(f"{name}line") if line.attrib["class"] == "limit"]
+    assert dots[0][1] > limit > dots[1][1], "lower is sooner"
+    assert dots[0][0] < dots[1][0]
+    assert dots[2] == dots[0]
+    for x, y in dots:
+        assert 0 < x < plot.WIDTH
+        assert 0 < y < plot.HEIGHT
+    written = [text.text for text in drawing.iter(f"{name}text")]
+    assert {"1", "16", "0 ms", "400 ms", "bfloat16", "fp8 <cache>"} <= set(written)
+    with pytest.raises(ValueError, match="nothing to draw"):
+        sessions_plot({"bfloat16": rows[2:]}, 200.0)
+
+
+def test_many_sessions_leave_a_drawing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(every, "TASKS", (every._Task("sessions", ("sessions",), 200),))
+    figures, _ = bench_sessions(replace(TINY, kv_cache="fp8"))
+    monkeypatch.setattr(every, "_run", lambda *_: figures)
+    assert every.measure_all(TINY, tmp_path) == 0
+    assert "float32, fp8 cache" in (tmp_path / "sessions.svg").read_text()
 
 
 def test_a_bare_machine_can_measure() -> None:
