@@ -46,7 +46,7 @@ def refusal(call: Call) -> str | None:
 
 def run(call: Call) -> Tensor:
     """Compute the call."""
-    from .gpu.attention import append  # not every machine has triton
+    from .gpu.append import append  # not every machine has triton
 
     lengths = call.row_lengths()
     q = call.q

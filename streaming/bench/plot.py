@@ -56,8 +56,8 @@ def sessions_plot(series: Mapping[str, Sequence[Figures]], limit_ms: float) -> s
         parts.append(f'<text x="{x(count):.1f}" y="{HEIGHT - _BOTTOM + 18}" text-anchor="middle">{count}</text>')
     middle = (_LEFT + WIDTH - _RIGHT) / 2
     parts.append(f'<text x="{middle:.1f}" y="{HEIGHT - 8}" text-anchor="middle">sessions speaking at once</text>')
-    for line, text in enumerate(("first audio:", "p95 line, p50 dots")):
-        parts.append(f'<text x="{WIDTH - _RIGHT + 14}" y="{HEIGHT - _BOTTOM - 16 + 18 * line}">{text}</text>')
+    for row, text in enumerate(("first audio:", "p95 line, p50 dots")):
+        parts.append(f'<text x="{WIDTH - _RIGHT + 14}" y="{HEIGHT - _BOTTOM - 16 + 18 * row}">{text}</text>')
     at = y(limit_ms)
     parts.append(f'<line class="limit" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
     for number, (name, line) in enumerate(heard.items()):
