@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from ..models.errors import EngineError, SpeechGPTGenError
 from ..streaming.clock import Clock
 from ..streaming.engine.protocol import Audio, Engine, EngineSession, Finished, Request
 from ..streaming.frames import Pcm, samples
+from .sentences import speakable
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +26,6 @@ PATIENCE = 3.0
 """Seconds without sound before it is filled: what generation and network add must stay within five."""
 
 PAUSE = np.zeros(samples(0.25), np.float32)
-
-LONGEST_S = 300.0
-"""Longest speech made of one text, in seconds."""
 
 WAIT, SORRY = "One moment.", "Sorry, that did not work."
 
@@ -56,11 +54,20 @@ class Phrases:
             log.warning("the fillers for late answers stay silent: %s", error)
 
 
-async def say(slot: EngineSession, text: str, longest_s: float = LONGEST_S) -> AsyncGenerator[Pcm, None]:
+async def say(slot: EngineSession, text: str) -> AsyncGenerator[Pcm, None]:
     """Speak a text: its sound in pieces, each (N,) at 16 kHz. Raises EngineError when it cannot be spoken."""
     slot.begin_turn(())
+    # A second of English holds some fifteen characters; with fewer than three the model rambles.
+    longest_s = 5 + len(text) / 3
     async for pcm in sound_of(slot, Request("say", text, max_seconds=longest_s, max_ahead_seconds=None)):
         yield pcm
+
+
+async def say_all(slot: EngineSession, texts: Iterable[str]) -> AsyncGenerator[Pcm, None]:
+    """Speak texts one after the other."""
+    for text in texts:
+        async for pcm in say(slot, text):
+            yield pcm
 
 
 async def sound_of(slot: EngineSession, request: Request) -> AsyncGenerator[Pcm, None]:
@@ -77,10 +84,11 @@ async def sound_of(slot: EngineSession, request: Request) -> AsyncGenerator[Pcm,
 
 
 async def say_each(slot: EngineSession, sentences: AsyncIterator[str]) -> AsyncIterator[Pcm]:
-    """Speak sentences as they come, one after the other."""
+    """Speak sentences as they come, one after the other; those of which the voice knows nothing are passed over."""
     async for sentence in sentences:
-        async for pcm in say(slot, sentence):
-            yield pcm
+        if speakable(sentence):
+            async for pcm in say(slot, sentence):
+                yield pcm
 
 
 async def without_gaps(sound: AsyncIterator[Pcm], clock: Clock, filler: Pcm) -> AsyncIterator[Pcm]:

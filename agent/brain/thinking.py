@@ -7,8 +7,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import aclosing
 
-from ...models.errors import EngineError, SpeechGPTGenError, TextError
-from ...models.semantic.text import normalise
+from ...models.errors import EngineError, SpeechGPTGenError
 from ...streaming.clock import Clock
 from ...streaming.engine.generation import LocalGeneration
 from ...streaming.engine.protocol import (
@@ -24,7 +23,7 @@ from ...streaming.engine.protocol import (
     Word,
 )
 from ...streaming.frames import FRAME_RATE
-from ..sentences import Sentences
+from ..sentences import Sentences, speakable
 from .chat import BrainError, ChatModel
 
 log = logging.getLogger(__name__)
@@ -105,7 +104,7 @@ class Thinking:
                     self._out.put(Trouble("brain_error", str(sentence)))
                     sentence = SORRY
                     self._out.put(Text(f" {SORRY}" if self._said else SORRY))
-                if self._request.speak and _speakable(sentence):
+                if self._request.speak and speakable(sentence):
                     whole = await self._speak(sentence)
             if self._request.speak and self._said and not self._frames:
                 self._out.put(Trouble("unspeakable_answer", f"{self._brain.where} answers what cannot be spoken"))
@@ -169,12 +168,3 @@ class Thinking:
         ahead, since = self._request.max_ahead_seconds, self._out.audible_since
         if ahead is not None and since is not None:
             await self._clock.sleep(since + self._frames / FRAME_RATE - ahead - self._clock.now())
-
-
-def _speakable(sentence: str) -> bool:
-    """Whether the voice knows any of it: what it does not know, such as Chinese, is passed over."""
-    try:
-        normalise(sentence)
-    except TextError:
-        return False
-    return True

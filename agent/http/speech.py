@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ...models.errors import TextError
-from ...models.semantic.text import normalise
-from ...streaming.engine.protocol import EngineSession
-from ...streaming.frames import Pcm
 from ..event_objects import voice_name
-from ..sentences import Sentences
+from ..sentences import passages
 from ..session.config import known_voice
 from ..settings import Settings
-from ..speech import say
+from ..speech import say_all
 from ..voices import VoiceBook
 from .bodies import read_json
 from .files import Format, SoundFile, media_type
 from .work import StreamFormat, streamed_sound
 
 MAX_INPUT = 4096
-_PASSAGE = 1000
-"""Characters that are spoken at a stretch."""
 
 
 class SpeechAsk(BaseModel):
@@ -54,47 +47,14 @@ class Speech:
 
     async def answer(self, request: Request) -> Response:
         ask = await read_json(request, SpeechAsk)
-        # Some texts take long to judge: a call on the event loop's time would be heard by everybody.
-        texts = await asyncio.to_thread(_passages, ask.input)
+        # All of a long text takes long to judge: a call on the event loop's time would be heard by everybody.
+        texts = await asyncio.to_thread(list, passages(ask.input))
         session = await self._engine.open(voice=chosen_voice(ask.voice, self._engine, self._settings))
         return await streamed_sound(
             request,
             session=session,
-            sounds=_said(session, texts),
+            sounds=say_all(session, texts),
             file=SoundFile(ask.response_format, ask.speed),
             media_type=media_type(ask.response_format),
             stream_format=ask.stream_format,
         )
-
-
-async def _said(session: EngineSession, texts: list[str]) -> AsyncGenerator[Pcm, None]:
-    for text in texts:
-        # A second of English holds some fifteen characters; with fewer than three the model rambles.
-        async for pcm in say(session, text, 5 + len(text) / 3):
-            yield pcm
-
-
-def _passages(text: str) -> list[str]:
-    """The text in passages of whole sentences. Raises TextError when there is nothing to speak in it."""
-    sentences = Sentences()
-    found: list[str] = []
-    for sentence in (*sentences.push(text), *sentences.flush()):
-        if not _speakable(sentence):
-            continue
-        if found and len(found[-1]) + len(sentence) < _PASSAGE:
-            found[-1] += f" {sentence}"
-        else:
-            found.append(sentence)
-    if not found:
-        # A lone sign such as % is no sentence, but it has a name; what has none is refused here with the reason.
-        normalise(text[:_PASSAGE])
-        found.append(text[:_PASSAGE])
-    return found
-
-
-def _speakable(text: str) -> bool:
-    try:
-        normalise(text)
-    except TextError:
-        return False
-    return True

@@ -9,7 +9,8 @@ from uuid import uuid4
 
 from ...models.errors import SpeechGPTGenError
 from ...streaming.frames import Pcm
-from ..speech import say, without_gaps
+from ..sentences import passages
+from ..speech import say_all, without_gaps
 from .desk import Desk
 from .line import Line
 from .messages import HermesError, StartSession
@@ -149,9 +150,9 @@ class Dialogue:
 
 
 async def speak(desk: Desk, player: Player, text: str, id: str | None = None, volume: float = 1.0) -> None:
-    """Speak a text on a site, on a slot of its own. Raises EngineFullError, EngineError, LinkFullError."""
+    """Speak a text on a site, on a slot of its own. Raises TextError, EngineFullError, EngineError, LinkFullError."""
     slot = await desk.engine.open(voice=desk.settings.voice)
     try:
-        await player.play(without_gaps(say(slot, text), desk.clock, desk.phrases.wait), id, volume)
+        await player.play(without_gaps(say_all(slot, passages(text)), desk.clock, desk.phrases.wait), id, volume)
     finally:
         await slot.close()

@@ -14,8 +14,8 @@ from ...streaming.clock import Clock
 from ...streaming.engine.protocol import Engine
 from ...streaming.frames import SAMPLE_RATE, Pcm
 from ...streaming.pcm import to_pcm16
-from ..sentences import Sentences
-from ..speech import Phrases, say_each, without_gaps
+from ..sentences import Sentences, passages
+from ..speech import Phrases, say_all, say_each, without_gaps
 from .wire import WyomingError
 
 MAX_TEXT = 4000
@@ -74,15 +74,12 @@ class Speaker:
 
     async def speak(self, text: str | TextStream, voice: str | None) -> None:
         """Send the sound of a text. Raises EngineFullError, EngineError, TextError."""
-        if isinstance(text, str):
-            if not any(c.isalnum() for c in text):
-                raise TextError("there is nothing to say: give text with at least one letter or digit")
-            whole, text = text, TextStream()  # an engine speaks a few sentences at a time
-            text.push(whole)
-            text.end()
+        if isinstance(text, str) and not any(c.isalnum() for c in text):
+            raise TextError("there is nothing to say: give text with at least one letter or digit")
         slot = await self._engine.open(voice=voice)
         try:
-            await self._play(without_gaps(say_each(slot, aiter(text)), self._clock, self._phrases.wait))
+            sound = say_all(slot, passages(text)) if isinstance(text, str) else say_each(slot, aiter(text))
+            await self._play(without_gaps(sound, self._clock, self._phrases.wait))
         finally:
             await slot.close()
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechgpt_gen.agent.sentences import LONGEST, Sentences
+from speechgpt_gen.agent.sentences import LONGEST, PASSAGE, Sentences, passages
+from speechgpt_gen.models.errors import TextError
 
 
 def cut(*pieces: str) -> list[str]:
@@ -44,3 +45,18 @@ def test_nothing_that_is_spoken_is_lost_and_nothing_is_too_long(pieces):
 def test_a_long_sentence_is_cut_at_a_comma():
     text = "word " * 40 + "comma, " + "word " * 40
     assert cut(text)[0].endswith("comma,")
+
+
+def test_a_long_text_is_spoken_in_passages_of_whole_sentences():
+    text = "The cat sat on the mat. " * 200
+    found = list(passages(text))
+    assert " ".join(found) == text.strip()
+    assert all(len(passage) <= PASSAGE and passage.endswith(".") for passage in found)
+    assert len(found) < 10
+
+
+def test_what_cannot_be_spoken_is_left_out_unless_it_is_all():
+    assert list(passages("你好。\nGood day. 再见！\nGo on.")) == ["Good day. Go on."]
+    assert list(passages("%")) == ["%"]
+    with pytest.raises(TextError):
+        list(passages("..."))

@@ -119,6 +119,17 @@ async def test_say_that_fails_is_told_and_still_finished(house):
     assert "nothing that can be spoken" in h.all("error/tts")[1]["error"]
 
 
+async def test_a_long_text_is_said_in_passages_that_an_engine_takes(house):
+    h = house()
+    text = "The cat sat on the mat. " * 150
+    h.tell("hermes/tts/say", text=text)
+    await h.clock.advance(1)
+    (slot,) = h.engine.sessions
+    (request,) = slot.requests
+    assert len(request.text) <= 1000
+    assert text.startswith(request.text)
+
+
 async def test_voices(house):
     h = house()
     h.tell("rhasspy/tts/getVoices", id="q", siteId="hall")
