@@ -239,10 +239,13 @@ def weighted_loss(
     model: SemanticModel, vocabulary: SpeechVocabulary, batch: Packed, recipe: SemanticRecipe
 ) -> dict[str, Tensor]:
     """Mean cross-entropy where something is asked, weighted by kind of target, and its parts by kind."""
-    asked = batch.targets != IGNORED
+    asked = (batch.targets.flatten() != IGNORED).nonzero()[:, 0]
+    truth = batch.targets.flatten()[asked]
+    # Padded to few lengths: oneDNN keeps a plan for every shape that a product ever had, gigabytes after an hour.
+    padded = F.pad(asked, (0, -len(asked) % 512))
     with mixed(batch.tokens.device):
-        logits = model.lm_head(model.hidden(batch.tokens, mask=batch.mask())[asked])
-    truth = batch.targets[asked]
+        states = model.hidden(batch.tokens, mask=batch.mask()).flatten(0, 1)[padded]
+        logits = model.lm_head(states)[: len(asked)]
     each = F.cross_entropy(logits.float(), truth, reduction="none")
     listen, text = truth == vocabulary.listen, truth < vocabulary.n_text
     unit = (truth >= vocabulary.n_text) & (truth < vocabulary.n_text + N_UNITS)
