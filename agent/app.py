@@ -31,7 +31,8 @@ from .doors import Doors
 from .http import routes as http_audio
 from .keys import Keys
 from .limits import Clients
-from .security import Guard, SecurityHeaders, refusal
+from .refusals import refusal
+from .security import Guard, SecurityHeaders
 from .settings import Settings, state_folder
 from .transports import websocket as websocket_door
 from .transports.webrtc import Calls

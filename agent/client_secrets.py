@@ -11,13 +11,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from ..streaming.engine.protocol import Engine
+from .bodies import read_body
 from .client_events import event_error
 from .event_objects import Object
 from .keys import Keys
+from .refusals import answered
 from .session.config import first_session, updated_session
 from .settings import Settings
-from .transports.offer import read_body
-from .transports.webrtc import told
 
 PATH = "/v1/realtime/client_secrets"
 MAX_BYTES = 2**18
@@ -45,10 +45,10 @@ class ClientSecrets:
 
     def routes(self) -> list[BaseRoute]:
         """Routes to mount at the root of the application."""
-        return [Route(PATH, told(self._create), methods=["POST"])]
+        return [Route(PATH, answered("client_secrets")(self._create), methods=["POST"])]
 
     async def _create(self, request: Request) -> Response:
-        body = await read_body(request, MAX_BYTES, "request")
+        body = await read_body(request, MAX_BYTES)
         try:
             wanted = Wanted.model_validate_json(body or b"{}")
         except ValidationError as error:

@@ -19,9 +19,11 @@ SESSION_SECONDS = Histogram(
     buckets=(1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600),
     registry=REGISTRY,
 )
-REFUSED = Counter("speechgpt_gen_refused", "Calls turned away, by reason.", ["reason"], registry=REGISTRY)
+REFUSED = Counter(
+    "speechgpt_gen_refused", "Requests, calls and upgrades turned away, by reason.", ["reason"], registry=REGISTRY
+)
 HTTP_REQUESTS = Counter(
-    "speechgpt_gen_http_requests", "Requests to the audio endpoints.", ["endpoint", "status"], registry=REGISTRY
+    "speechgpt_gen_http_requests", "Requests to the endpoints under /v1.", ["endpoint", "status"], registry=REGISTRY
 )
 TURNS = Counter("speechgpt_gen_user_turns", "User turns committed.", registry=REGISTRY)
 RESPONSES = Counter(

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from . import metrics
 from .keys import SECRET_PREFIX, Key, Keys
 from .limits import Clients, client_of
+from .refusals import refusal
 from .settings import Settings
 
 KEY_PROTOCOL = "openai-insecure-api-key."
@@ -58,15 +59,6 @@ def caller_of(scope: Scope) -> Caller:
     """Who makes a request that has passed the guard; nobody in particular where there is none (tests)."""
     caller: Caller = scope.get("state", {}).get("caller", Caller())
     return caller
-
-
-def refusal(
-    status: int, code: str, message: str, headers: dict[str, str] | None = None, *, param: str | None = None
-) -> JSONResponse:
-    """An HTTP error in the protocol's shape."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    error = {"type": kind, "code": code, "message": message, **({"param": param} if param else {})}
-    return JSONResponse({"error": error}, status_code=status, headers=headers)
 
 
 class SecurityHeaders:

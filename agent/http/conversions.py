@@ -12,10 +12,10 @@ from starlette.responses import Response
 from ...streaming.engine.protocol import EngineSession
 from ...streaming.engine.protocol import Request as EngineRequest
 from ...streaming.frames import Pcm, seconds
+from ..bodies import form_fields, read_form, uploaded
 from ..settings import Settings
 from ..speech import sound_of
 from ..voices import VoiceBook
-from .bodies import form_fields, read_form, uploaded
 from .files import Format, SoundFile, media_type
 from .recordings import phrases, read_recording
 from .speech import chosen_voice

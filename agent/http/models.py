@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ...streaming.engine.protocol import Engine
-from .refusals import Refused
+from ..refusals import Refused
 
 
 class Models:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from starlette.routing import Route
 
 from ...streaming.clock import Clock
+from ..refusals import answered
 from ..settings import Settings
 from ..voices import VoiceBook
 from .conversions import Conversions
 from .models import Models
-from .refusals import answered
 from .speech import Speech
 from .transcriptions import Transcriptions
 from .voices import Voices

@@ -9,13 +9,13 @@ from pydantic import BaseModel, BeforeValidator, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ..bodies import read_json
 from ..event_objects import voice_name
 from ..sentences import passages
 from ..session.config import known_voice
 from ..settings import Settings
 from ..speech import say_all
 from ..voices import VoiceBook
-from .bodies import read_json
 from .files import Format, SoundFile, media_type
 from .work import StreamFormat, streamed_sound
 

@@ -17,9 +17,9 @@ from ...streaming.clock import Clock
 from ...streaming.engine.protocol import EngineSession, Finished, Generation, Transcript
 from ...streaming.engine.protocol import Request as EngineRequest
 from ...streaming.frames import Pcm, seconds
+from ..bodies import form_fields, read_form, uploaded
 from ..settings import Settings
 from ..voices import VoiceBook
-from .bodies import form_fields, read_form, uploaded
 from .recordings import phrases, read_recording
 from .work import Streamed, failure_event, server_event, while_connected
 

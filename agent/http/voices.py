@@ -8,12 +8,12 @@ from pydantic import BaseModel, StringConstraints
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from ..bodies import checked, form_fields, read_body, read_form, uploaded
+from ..refusals import Refused
 from ..settings import Settings
 from ..voice_files import MAX_VOICE_SECONDS
 from ..voices import VoiceBook
-from .bodies import checked, form_fields, read_body, read_form, uploaded
 from .recordings import read_recording
-from .refusals import Refused
 
 
 class VoiceAsk(BaseModel):

@@ -18,11 +18,12 @@ from ...streaming.engine.protocol import Engine
 from ...streaming.playout import Playout
 from ..events import EventError, ServerEvent
 from ..limits import Bucket
+from ..refusals import Refused
 from ..session.conversation import Conversation
 from ..settings import Settings, is_loopback
 from .channel import CHANNEL, MAX_MESSAGE, Outbox, lose_quietly
 from .ice import choose_addresses, host_addresses, ice_servers, is_alive
-from .offer import CallError, Offer
+from .offer import Offer
 from .receive import AudioReceiver, tap
 from .track import PlayoutTrack
 
@@ -76,7 +77,7 @@ class Call:
 
         Raises:
             EngineFullError: no slot is free.
-            CallError: aiortc cannot answer this offer.
+            Refused: aiortc cannot answer this offer.
             EventError: the session cannot be had.
         """
         if offer.events:
@@ -88,9 +89,9 @@ class Call:
             return await self._negotiate(offer)
         except BaseException as error:
             await self.hang_up("offer_failed")
-            if isinstance(error, Exception) and not isinstance(error, CallError):
+            if isinstance(error, Exception) and not isinstance(error, Refused):
                 log.info("call %s: offer refused: %r", self.id, error)
-                raise CallError(400, "malformed_sdp", f"the offer cannot be answered: {_one_line(error)}") from None
+                raise Refused(400, "malformed_sdp", f"the offer cannot be answered: {_one_line(error)}") from None
             raise
 
     async def hang_up(self, reason: str) -> None:
@@ -125,7 +126,7 @@ class Call:
             dtls.on("statechange", self._on_state)
         await peer.setLocalDescription(await peer.createAnswer())
         if not any(dtls.transport.iceGatherer.getLocalCandidates() for dtls in transports):
-            raise CallError(503, "no_address", "this server has no network address to offer; set ice_addresses")
+            raise Refused(503, "no_address", "this server has no network address to offer; set ice_addresses")
         answer: str = peer.localDescription.sdp
         return answer
 

@@ -9,17 +9,8 @@ from aiortc.sdp import SessionDescription
 from pydantic_core import from_json
 from starlette.requests import Request
 
-from ...models.errors import SpeechGPTGenError
-
-
-class CallError(SpeechGPTGenError):
-    """A call that is refused: HTTP status, a code for programs, one line for people, and the field at fault."""
-
-    def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.param = param
+from ..bodies import read_body
+from ..refusals import Refused
 
 
 @dataclass(frozen=True)
@@ -40,25 +31,25 @@ async def read_offer(request: Request, *, max_bytes: int) -> Offer:
     """Offer from a request of type application/sdp, or multipart/form-data with the fields `sdp` and `session` (JSON).
 
     Raises:
-        CallError: 413 too big, 415 another type, 400 malformed or not usable.
+        Refused: 413 too big, 415 another type, 400 malformed or not usable.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in ("application/sdp", "multipart/form-data"):
-        raise CallError(
+        raise Refused(
             415, "unsupported_media_type", f"content type {kind or 'none'} is not usable; send application/sdp"
         )
-    body = await read_body(request, max_bytes, "offer")
+    body = await read_body(request, max_bytes)
     session = None
     if kind == "multipart/form-data":
         fields = _fields(request.headers["content-type"], body)
         if "sdp" not in fields:
-            raise CallError(400, "missing_sdp", "the form has no field named sdp; put the offer there")
+            raise Refused(400, "missing_sdp", "the form has no field named sdp; put the offer there")
         body = fields["sdp"]
         session = _session(fields["session"]) if "session" in fields else None
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError:
-        raise CallError(400, "malformed_sdp", "the offer is not UTF-8 text") from None
+        raise Refused(400, "malformed_sdp", "the offer is not UTF-8 text") from None
     return check_offer(text, session)
 
 
@@ -66,10 +57,10 @@ def check_offer(sdp: str, session: dict[str, Any] | None = None) -> Offer:
     """Check that an offer is one that can be answered: one Opus audio line, maybe a data channel, nothing else.
 
     Raises:
-        CallError: 400 with the reason.
+        Refused: 400 with the reason.
     """
     if not sdp.strip():
-        raise CallError(400, "missing_sdp", "the offer is empty; send the SDP of createOffer()")
+        raise Refused(400, "missing_sdp", "the offer is empty; send the SDP of createOffer()")
     # Browsers hide their addresses behind mDNS names, which cost a multicast query each and often do not resolve; the
     # caller's checks reach our addresses anyway and show where it is (a peer-reflexive candidate).
     lines = [
@@ -81,47 +72,31 @@ def check_offer(sdp: str, session: dict[str, Any] | None = None) -> Offer:
     try:
         description = SessionDescription.parse(sdp)
     except Exception as error:  # the parser raises whatever the first line that it cannot read makes it raise
-        raise CallError(
-            400, "malformed_sdp", f"the offer is not SDP: {type(error).__name__} while reading it"
-        ) from None
+        raise Refused(400, "malformed_sdp", f"the offer is not SDP: {type(error).__name__} while reading it") from None
     kinds = [media.kind for media in description.media]
     if kinds.count("audio") != 1:
         found = "no audio line" if "audio" not in kinds else f"{kinds.count('audio')} audio lines"
-        raise CallError(
-            400, "no_audio" if "audio" not in kinds else "too_many_lines", f"the offer has {found}; add one"
-        )
+        raise Refused(400, "no_audio" if "audio" not in kinds else "too_many_lines", f"the offer has {found}; add one")
     if set(kinds) - {"audio", "application"} or kinds.count("application") > 1:
-        raise CallError(
+        raise Refused(
             400, "too_many_lines", "the offer has more than one audio line and one data channel; drop the rest"
         )
     audio = description.media[kinds.index("audio")]
     if not any(codec.mimeType.lower() == "audio/opus" for codec in audio.rtp.codecs):
-        raise CallError(400, "no_opus", "the offer's audio line has no Opus; every WebRTC client can speak it")
+        raise Refused(400, "no_opus", "the offer's audio line has no Opus; every WebRTC client can speak it")
     for media in description.media:
         if not (media.ice and media.ice.usernameFragment and media.ice.password):
-            raise CallError(
-                400, "malformed_sdp", f"the offer's {media.kind} line has no ICE user fragment and password"
-            )
+            raise Refused(400, "malformed_sdp", f"the offer's {media.kind} line has no ICE user fragment and password")
         if not (media.dtls and media.dtls.fingerprints):
-            raise CallError(400, "malformed_sdp", f"the offer's {media.kind} line has no DTLS fingerprint")
+            raise Refused(400, "malformed_sdp", f"the offer's {media.kind} line has no DTLS fingerprint")
     assert audio.ice is not None
     return Offer(sdp, f"{audio.ice.usernameFragment}:{audio.ice.password}", "application" in kinds, session)
-
-
-async def read_body(request: Request, max_bytes: int, what: str) -> bytes:
-    """The body of a request. Raises CallError 413 as soon as it is too big."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > max_bytes:
-            raise CallError(413, f"{what}_too_large", f"the {what} is larger than {max_bytes} bytes")
-    return bytes(body)
 
 
 def _fields(content_type: str, body: bytes) -> dict[str, bytes]:
     message = message_from_bytes(b"Content-Type: " + content_type.encode("latin-1") + b"\r\n\r\n" + body, policy=HTTP)
     if not message.is_multipart():
-        raise CallError(400, "malformed_form", "the multipart form cannot be read; check its boundary")
+        raise Refused(400, "malformed_form", "the multipart form cannot be read; check its boundary")
     fields: dict[str, bytes] = {}
     for part in message.iter_parts():
         name = part.get_param("name", header="content-disposition")
@@ -135,7 +110,7 @@ def _session(content: bytes) -> dict[str, Any]:
     try:
         session = from_json(content, allow_inf_nan=False)
     except ValueError:
-        raise CallError(400, "malformed_session", "the form's field session is not JSON") from None
+        raise Refused(400, "malformed_session", "the form's field session is not JSON") from None
     if not isinstance(session, dict):
-        raise CallError(400, "malformed_session", "the form's field session is not a JSON object")
+        raise Refused(400, "malformed_session", "the form's field session is not a JSON object")
     return session

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import secrets
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 from aiortc.rtcicetransport import parse_stun_turn_uri
@@ -11,23 +11,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from ...models.errors import ConfigError, EngineFullError, SpeechGPTGenError
+from ...models.errors import ConfigError
 from ...streaming.clock import Clock, RealClock
 from ...streaming.engine.protocol import Engine
-from .. import metrics
-from ..events import EventError
-from ..limits import Clients, TooManySessionsError
-from ..security import Caller, caller_of, refusal
+from ..limits import Clients
+from ..refusals import Refused, answered
+from ..security import Caller, caller_of
 from ..settings import Settings
 from .call import Call
-from .offer import CallError, Offer, read_offer
+from .offer import Offer, read_offer
 
 PATH = "/v1/realtime/calls"
-RETRY_AFTER = 5
-"""Seconds until a refused caller should try again: about one short turn of somebody else."""
-
-Handler = Callable[[Request], Awaitable[Response]]
-
 _SWEEP_AFTER = 1.0
 """Seconds after the end of a call until what is left of it is collected. The objects of a peer connection refer to each
 other; left to Python, which collects seldom, they leave holes in the heap that never close. `Server.warm_up` freezes
@@ -65,31 +59,31 @@ class Calls:
         return iter(list(self._calls.values()))
 
     def get(self, id: str) -> Call:
-        """The call of this id. Raises CallError 404."""
+        """The call of this id. Raises Refused 404."""
         if id not in self._calls:
-            raise CallError(404, "no_such_call", "there is no such call; it may have ended")
+            raise Refused(404, "no_such_call", "there is no such call; it may have ended")
         return self._calls[id]
 
     def routes(self) -> list[BaseRoute]:
         """Routes to mount at the root of the application."""
         return [
-            Route(PATH, told(self._create), methods=["POST"]),
-            Route(PATH + "/{id}", told(self._refuse_offer), methods=["POST", "PUT", "PATCH"]),
-            Route(PATH + "/{id}", told(self._hang_up), methods=["DELETE"]),
-            Route(PATH + "/{id}/hangup", told(self._hang_up), methods=["POST"]),
+            Route(PATH, answered("calls")(self._create), methods=["POST"]),
+            Route(PATH + "/{id}", answered("calls")(self._refuse_offer), methods=["POST", "PUT", "PATCH"]),
+            Route(PATH + "/{id}", answered("calls")(self._hang_up), methods=["DELETE"]),
+            Route(PATH + "/{id}/hangup", answered("calls")(self._hang_up), methods=["POST"]),
         ]
 
     async def open(self, offer: Offer, caller: Caller | None = None) -> tuple[Call, str]:
         """Open a call for an offer; returns it and the SDP answer.
 
         Raises:
-            CallError: the offer was answered before, or cannot be.
+            Refused: the offer was answered before, or cannot be.
             EngineFullError: no slot is free.
             TooManySessionsError: none for this caller.
         """
         caller = caller or Caller()
         if offer.key in self._offers:
-            raise CallError(409, "already_answered", "this offer has its answer; make a new offer for a new call")
+            raise Refused(409, "already_answered", "this offer has its answer; make a new offer for a new call")
         with ExitStack() as counted:
             counted.enter_context(self._clients.session(caller.client))
             call = Call("rtc_" + secrets.token_urlsafe(16), self._engine, self._settings, self._clock, self._forget)
@@ -122,7 +116,7 @@ class Calls:
 
     async def _refuse_offer(self, request: Request) -> Response:
         self.get(request.path_params["id"])
-        raise CallError(409, "already_answered", "a call has one offer; hang up and make a new call")
+        raise Refused(409, "already_answered", "a call has one offer; hang up and make a new call")
 
     async def _hang_up(self, request: Request) -> Response:
         await self.get(request.path_params["id"]).hang_up("hung_up")
@@ -132,29 +126,3 @@ class Calls:
 def routes(engine: Engine, settings: Settings) -> list[BaseRoute]:
     """Routes of the WebRTC door with calls of its own; use `Calls` where the server must also end them."""
     return Calls(engine, settings).routes()
-
-
-def told(handler: Handler) -> Handler:
-    """Turn errors that are the caller's to mend into one-line JSON."""
-
-    async def guarded(request: Request) -> Response:
-        try:
-            return await handler(request)
-        except CallError as error:
-            return _refuse(error.status, error.code, error, error.param)
-        except EventError as error:
-            return _refuse(400, error.code, error, error.param)
-        except TooManySessionsError as error:
-            return _refuse(429, "too_many_sessions", error)
-        except EngineFullError as error:
-            return _refuse(503, "session_limit_reached", error)
-        except SpeechGPTGenError as error:
-            return _refuse(503, "engine_error", error)
-
-    return guarded
-
-
-def _refuse(status: int, code: str, error: Exception, param: str | None = None) -> Response:
-    metrics.REFUSED.labels("full" if code == "session_limit_reached" else code).inc()
-    headers = {"Retry-After": str(RETRY_AFTER)} if status in (429, 503) else None
-    return refusal(status, code, " ".join(str(error).split()), headers, param=param)

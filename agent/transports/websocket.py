@@ -9,14 +9,15 @@ from collections import deque
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from ...models.errors import EngineFullError, SpeechGPTGenError
+from ...models.errors import SpeechGPTGenError
 from ...streaming.clock import Clock
 from ...streaming.engine.protocol import Engine
 from ...streaming.playout import Playout
 from .. import metrics
 from ..events import EventError, ServerEvent
 from ..limits import Bucket, Clients, TooManySessionsError
-from ..security import Caller, caller_of, refusal
+from ..refusals import Refused, refused
+from ..security import Caller, caller_of
 from ..session.conversation import Conversation
 from ..settings import Settings
 
@@ -24,9 +25,6 @@ log = logging.getLogger(__name__)
 
 PATH = "/v1/realtime"
 SUBPROTOCOL = "realtime"
-RETRY_AFTER = 5
-"""Seconds until a refused caller should try again."""
-
 TOO_SLOW = "the client reads too slowly"
 GONE = "the client has disconnected"
 _CLOSE_CODES = {"session_idle": 1000, "session_expired": 1000, TOO_SLOW: 1008}
@@ -76,8 +74,7 @@ async def converse(
         with (clients or Clients(settings, clock)).session(caller.client):
             await _converse(websocket, engine, settings, clock, caller)
     except TooManySessionsError as error:
-        metrics.REFUSED.labels("too_many_sessions").inc()
-        await _refuse(websocket, 429, "too_many_sessions", str(error))
+        await _refuse(websocket, refused(error))
 
 
 async def _converse(websocket: WebSocket, engine: Engine, settings: Settings, clock: Clock, caller: Caller) -> None:
@@ -90,14 +87,8 @@ async def _converse(websocket: WebSocket, engine: Engine, settings: Settings, cl
     conversation = Conversation(engine, settings, send=send, playout=Playout(), transport="websocket", clock=clock)
     try:
         await conversation.open(caller.session)
-    except EventError as error:
-        metrics.REFUSED.labels(error.code).inc()
-        await _refuse(websocket, 400, error.code, error.message, error.param)
-        return
-    except SpeechGPTGenError as error:
-        full = isinstance(error, EngineFullError)
-        metrics.REFUSED.labels("full" if full else "error").inc()
-        await _refuse(websocket, 503, "session_limit_reached" if full else "engine_error", str(error))
+    except (EventError, SpeechGPTGenError) as error:
+        await _refuse(websocket, refused(error))
         return
     events = Bucket(settings.events_per_second, 2 * settings.events_per_second, clock)
     talk = asyncio.create_task(conversation.run())
@@ -153,10 +144,10 @@ async def _say_goodbye(websocket: WebSocket, outbox: Outbox, reason: str, code: 
             await websocket.close(code or _CLOSE_CODES.get(reason, 1001), reason)
 
 
-async def _refuse(websocket: WebSocket, status: int, code: str, message: str, param: str | None = None) -> None:
+async def _refuse(websocket: WebSocket, why: Refused) -> None:
     """Refuse the upgrade by an HTTP status, or where the server cannot do that, close before it is accepted."""
+    metrics.REFUSED.labels(why.code).inc()
     if "websocket.http.response" in websocket.scope.get("extensions", {}):
-        headers = {"Retry-After": str(RETRY_AFTER)} if status in (429, 503) else None
-        await websocket.send_denial_response(refusal(status, code, message, headers, param=param))
+        await websocket.send_denial_response(why.response())
     else:
-        await websocket.close(1008 if status == 400 else 1013, code)
+        await websocket.close(1008 if why.status == 400 else 1013, why.code)

@@ -81,7 +81,7 @@ def test_bad_requests_for_a_secret_name_the_field(serve, body, param):
 
 def test_a_large_request_for_a_secret_is_refused(serve):
     answer = serve().post(PATH, content=b" " * 300_000)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
 
 
 def test_any_of_several_tokens_opens(serve):

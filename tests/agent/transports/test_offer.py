@@ -6,7 +6,8 @@ import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection
 from starlette.requests import Request
 
-from speechgpt_gen.agent.transports.offer import CallError, check_offer, read_offer
+from speechgpt_gen.agent.refusals import Refused
+from speechgpt_gen.agent.transports.offer import check_offer, read_offer
 
 
 async def make_offer(*, audio: int = 1, video: bool = False, events: bool = True) -> str:
@@ -32,8 +33,8 @@ def request(body: bytes, content_type: str | None) -> Request:
     return Request({"type": "http", "method": "POST", "headers": headers}, receive)
 
 
-async def refusal(body: bytes, content_type: str | None = "application/sdp", max_bytes: int = 100_000) -> CallError:
-    with pytest.raises(CallError) as caught:
+async def refusal(body: bytes, content_type: str | None = "application/sdp", max_bytes: int = 100_000) -> Refused:
+    with pytest.raises(Refused) as caught:
         await read_offer(request(body, content_type), max_bytes=max_bytes)
     assert "\n" not in str(caught.value)
     return caught.value
@@ -77,7 +78,7 @@ async def test_a_form_brings_a_session() -> None:
         (b"\xff\xfe\x00", "application/sdp", 400, "malformed_sdp"),
         (b"hello", "application/sdp", 400, "no_audio"),
         (b"v=0\r\nm=audio\r\n", "application/sdp", 400, "malformed_sdp"),
-        (b"x" * 100_001, "application/sdp", 413, "offer_too_large"),
+        (b"x" * 100_001, "application/sdp", 413, "too_large"),
     ],
 )
 async def test_bad_bodies_are_refused(body: bytes, content_type: str | None, status: int, code: str) -> None:
