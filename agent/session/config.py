@@ -21,8 +21,8 @@ from ..event_objects import (
 )
 from ..events import EventError
 from ..settings import Settings
-from .calls import check_tools
 from .endpointing import silence_ms
+from .function_calls import check_tools
 
 _FIXED = {"id", "object", "model", "expires_at"}
 _NULLABLE = {"turn_detection", "transcription", "noise_reduction"}

@@ -24,10 +24,10 @@ from ..client_events import ClientEvent, parse_client_event
 from ..event_objects import ResponseOptions, Session, new_id
 from ..events import EventError, ServerEvent
 from ..settings import Settings
-from .calls import check_item, check_tools
 from .codec import AudioDecoder
 from .config import first_session, updated_session
 from .floor import Floor
+from .function_calls import check_item, check_tools
 from .items import Entry, Items
 from .pacing import Pacer
 from .plan import item_speech

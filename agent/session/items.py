@@ -54,9 +54,6 @@ class Items:
         self._entries: list[Entry] = []
         self._limit = limit
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
     def add(self, entry: Entry, after: str | None = None) -> str | None:
         """Put an entry after the item named (None: last, "root": first); returns the id of the item before it."""
         if any(other.item.id == entry.item.id for other in self._entries):
@@ -73,11 +70,6 @@ class Items:
             del self._entries[0]
         return previous
 
-    @property
-    def last_id(self) -> str | None:
-        """Id of the last item."""
-        return self._entries[-1].item.id if self._entries else None
-
     def get(self, item_id: str) -> Entry:
         """The entry of an item."""
         return self._entries[self._index(item_id, "item_id")]
@@ -85,11 +77,6 @@ class Items:
     def find(self, item_id: str) -> Entry | None:
         """The entry of an item, None when it was deleted or forgotten."""
         return next((entry for entry in self._entries if entry.item.id == item_id), None)
-
-    def previous(self, item_id: str) -> str | None:
-        """Id of the item before this one."""
-        index = self._index(item_id, "item_id")
-        return self._entries[index - 1].item.id if index else None
 
     def delete(self, item_id: str) -> None:
         """Remove an item."""

@@ -21,8 +21,8 @@ from ..event_objects import (
 )
 from ..events import EventError
 from ..settings import Settings
-from .calls import choice, offered
 from .codec import decode_recording
+from .function_calls import choice, offered
 from .items import AnyItem, Entry, Items, history, unanswered
 from .speech import UserSpeech
 

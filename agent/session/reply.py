@@ -38,8 +38,8 @@ from ..events import (
     TextDelta,
     TextDone,
 )
-from .calls import Add, Calls
 from .codec import AudioEncoder
+from .function_calls import Add, FunctionCalls
 from .items import Entry, heard_words
 from .speech import UserSpeech
 
@@ -75,7 +75,7 @@ class Reply:
     _text: str = ""
 
     def __post_init__(self) -> None:
-        self._calls = Calls(self.response.id, self.emit, self.add, self._next_index)
+        self._calls = FunctionCalls(self.response.id, self.emit, self.add, self._next_index)
 
     @property
     def id(self) -> str:

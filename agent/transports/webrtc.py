@@ -121,8 +121,3 @@ class Calls:
     async def _hang_up(self, request: Request) -> Response:
         await self.get(request.path_params["id"]).hang_up("hung_up")
         return Response(status_code=200 if request.method == "POST" else 204)
-
-
-def routes(engine: Engine, settings: Settings) -> list[BaseRoute]:
-    """Routes of the WebRTC door with calls of its own; use `Calls` where the server must also end them."""
-    return Calls(engine, settings).routes()

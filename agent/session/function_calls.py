@@ -32,8 +32,8 @@ Add = Callable[[Entry], str | None]
 """Makes an entry part of the conversation; returns the id of the item before it."""
 
 
-class Calls:
-    """Calls that one response makes.
+class FunctionCalls:
+    """FunctionCalls that one response makes.
 
     add: None for a response outside the conversation. index: the place of the next item in the response's output.
 
