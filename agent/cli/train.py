@@ -131,13 +131,27 @@ def assemble(
     _say(folder, assemble_slices(slices, _recipe(config), folder))
 
 
+@app.command()
+@user_errors
+def ablate(*, run: Run, config: Config = None) -> None:
+    """Train small perceptual models alike but for chain and prior, and judge each; needs a trained tokenizer."""
+    from ...models.evaluation import ablation as judging
+    from ...models.evaluation.judges import Judges
+    from ...models.training import ablation
+
+    judges = Judges()
+    judges.check()
+    path = ablation.run_all(run, _recipe(config), lambda corpus: judging.judge_of(judges, corpus))
+    typer.echo(f"{path}: `speechgpt-gen train ablation {path.parent} -o PAGE.md` shows it")
+
+
 @app.command("ablation")
 @user_errors
 def show_ablation(
-    slices: Annotated[list[Path], typer.Argument(help="OUT folders of ablation slices.")],
+    slices: Annotated[list[Path], typer.Argument(help="RUN/ablation of `train ablate`, or OUT folders of slices.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Markdown file to write; its plot stands beside it.")],
 ) -> None:
-    """Write tables and a plot of what the ablation slices measured."""
+    """Write tables and a plot of what the ablation measured."""
     from ...models.evaluation import ablation
 
     lines = ablation.read_lines(slices)

@@ -56,7 +56,7 @@ class Recipe:
             batch_frames=12_000,
         )
     )
-    """The model that is trained once for every chain, prior and seed (`slices/ablation.py`)."""
+    """The model that is trained once for every chain, prior and seed (`ablation.py`)."""
     voices: tuple[str, ...] = ("af_heart",)
     """Speakers of the corpus that become bundled voices; the first is the default and the one that answers."""
     prompt_frames: int = 150

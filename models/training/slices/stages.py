@@ -26,12 +26,13 @@ from ...semantic.llama import SemanticModel
 from ...semantic.vocabulary import SpeechVocabulary
 from ...speech_tokenizer.streaming import StreamingSpeechTokenizer
 from .. import acoustic, perceptual_model, semantic_model, semantic_units
+from ..ablation import Bench
 from ..corpus import Corpus
 from ..extract import Spoken, extract, load_spoken
 from ..precision import mixed
 from ..recipe import Recipe, all_units, prompt_voice, restore
 from ..recordings import Recordings
-from .ablation import Bench, run_variants
+from .ablation import judge_of, run_variants
 from .judging import character_error_rate, judged, reconstructed, spoken_again, write_samples
 from .machine import Machine
 from .pieces import find_pieces, read_pieces, units_id, units_of_pieces, write_pieces
@@ -201,16 +202,14 @@ def ablation(run: Slice) -> Figures:
         raise ConfigError("the ablation is judged by the units' reader: name the OUT of a tokenizer slice")
     base.to(run.machine.device)
     bench = Bench(
-        run.machine,
         Recordings(run.corpus, run.machine.device),
         base,
-        reader,
         perceptual_model.extract_codes(run.corpus, base, _encode_all(run, base)),
         run.recipe.ablation,
         run.recipe.prompt_frames,
-        units_id(base.semantic),
+        judge_of(reader, run.corpus),
     )
-    return run_variants(bench, run.work, run.out, run.resume)
+    return run_variants(run.machine, bench, units_id(base.semantic), work=run.work, out=run.out, earlier=run.resume)
 
 
 STAGES = {"tokenizer": tokenizer, "semantic": semantic, "perceptual": perceptual, "ablation": ablation}

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import tarfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from speechgpt_gen.models.bundle import load_bundle
 from speechgpt_gen.models.errors import ConfigError
 from speechgpt_gen.models.semantic.hugging_face import extend_llama
 from speechgpt_gen.models.semantic.vocabulary import SpeechVocabulary
-from speechgpt_gen.models.training import semantic_model, semantic_units
+from speechgpt_gen.models.training import ablation, semantic_model, semantic_units
 from speechgpt_gen.models.training.corpus import Corpus
 from speechgpt_gen.models.training.extract import Spoken, align, load_spoken
 from speechgpt_gen.models.training.loop import DivergedError, Loop, LoopConfig
@@ -54,6 +55,10 @@ loop = {steps = 3, warmup = 1, save_every = 2, ema = 0.9}
 batch_frames = 200
 model = {latent_dim = 8, dim = 32, depth = 1, heads = 2}
 loop = {steps = 3, warmup = 1, save_every = 2, ema = 0.9}
+[ablation]
+batch_frames = 200
+model = {latent_dim = 8, dim = 16, depth = 1, heads = 2}
+loop = {steps = 3, warmup = 1, save_every = 2}
 """
 
 
@@ -97,6 +102,21 @@ def test_the_stages_end_in_a_bundle_that_loads(run: Path, tmp_path: Path) -> Non
     assert len(units) == len(spoken["u2"].units)
     steps = [json.loads(line)["step"] for line in (run / "perceptual" / "log.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3]
+
+    # The ablation on that tokenizer: every variant to its end, and a second run has nothing left to do.
+    settings = load_recipe(config)
+    asked: list[int] = []
+
+    def judge(made: Mapping[str, torch.Tensor]) -> dict[str, float]:
+        asked.append(len(made))
+        return {"wer": float(sum(wav.isfinite().all() for wav in made.values())) / len(made)}
+
+    path = ablation.run_all(run, settings, lambda corpus: judge)
+    lines = ablation.read(path)
+    assert [line["step"] for line in lines] == [1, 2, 3, 3, 3, 3, 3] * len(ablation.VARIANTS)
+    assert {line["wer"] for line in lines} == {1.0}
+    assert ablation.read(ablation.run_all(run, settings, lambda corpus: judge)) == lines
+    assert len(asked) == len(lines)
 
     # Another run goes on from that model: with a rate of nearly nothing its weights are still the model's.
     still = re.sub("loop = {", "loop = {learning_rate = 1e-12, ", RECIPE)
