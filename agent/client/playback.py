@@ -9,7 +9,7 @@ from collections import deque
 
 import numpy as np
 
-from ...streaming.frames import Pcm, dbfs, samples
+from ...streaming.frames import FRAME, Pcm, dbfs, samples
 
 _WINDOW = samples(0.4)
 """Over this long the lowest level of the buffer is watched: what was never needed in it was too much."""
@@ -48,7 +48,7 @@ class Playback:
         self._gap = 0
         self._dry = 0
         self._reserve = _FLOOR
-        self._lowest = 0
+        self._lowest = self._highest = 0
         self._watched = 0
         self._surplus = 0
 
@@ -118,7 +118,8 @@ class Playback:
 
     def _end_gap(self) -> None:
         self._filling = False
-        self._lowest, self._watched = self._depth, 0
+        self._lowest = self._highest = self._depth
+        self._watched = 0
         if self._gap:
             self.gaps.append(self._gap)
         if self.played and self._dry <= _ACCIDENT:
@@ -128,6 +129,7 @@ class Playback:
     def _leave_out(self, n: int) -> None:
         """Give back the delay that is not needed any more."""
         self._lowest = min(self._lowest, self._depth - n)
+        self._highest = max(self._highest, self._depth)
         self._watched += n
         if self._watched >= _WINDOW:
             surplus = self._lowest - self._reserve
@@ -135,8 +137,11 @@ class Playback:
                 self._take(surplus)  # no pause came
                 surplus = 0
             self._surplus = surplus if surplus > _SLACK else 0
-            self._reserve = max(_FLOOR, round(self._reserve * _CALM))
-            self._lowest, self._watched = self._depth, 0
+            # Sound comes a frame at a time. A network that is calm again needs no reserve for its one accident.
+            unrest = self._highest - self._lowest - FRAME
+            self._reserve = max(_FLOOR, min(round(self._reserve * _CALM), _FLOOR + 2 * unrest))
+            self._lowest = self._highest = self._depth
+            self._watched = 0
         while self._surplus >= _BLOCK and self._depth > n + _BLOCK and dbfs(self._head()) < _QUIET_DB:
             self._take(_BLOCK)
             self._surplus -= _BLOCK

@@ -22,8 +22,16 @@ STALL = 0.1
 BACK_WITHIN = 1.0
 
 
-async def listen(seconds: float, *, seed: int, stalls: tuple[float, ...] = ()) -> tuple[Ear, JitterBuffer, float]:
-    """A stream of so many seconds, heard through loss and jitter; all packets wait at `stalls`, for 0.3 s."""
+async def listen(
+    seconds: float,
+    *,
+    seed: int,
+    stalls: tuple[float, ...] = (),
+    stall: float = 0.3,
+    loss: float = LOSS,
+    jitter: float = JITTER,
+) -> tuple[Ear, JitterBuffer, float]:
+    """A stream of so many seconds, heard through loss and jitter; all packets wait at `stalls`, for `stall` seconds."""
     clock, rng = VirtualClock(), random.Random(seed)
     ear = Ear(clock)
     ear.begin(paced=True)
@@ -32,10 +40,10 @@ async def listen(seconds: float, *, seed: int, stalls: tuple[float, ...] = ()) -
     packets: list[tuple[float, int]] = []
     for number in range(round(seconds * 50)):
         sent = number * 0.02
-        if rng.random() < LOSS:
+        if rng.random() < loss:
             continue
-        held = next((at + 0.3 - sent for at in stalls if at <= sent < at + 0.3), 0.0)
-        heapq.heappush(packets, (sent + held + rng.uniform(0, JITTER), number))
+        held = next((at + stall - sent for at in stalls if at <= sent < at + stall), 0.0)
+        heapq.heappush(packets, (sent + held + rng.uniform(0, jitter), number))
     ticks = 0
     while packets:
         due, number = packets[0]
@@ -68,3 +76,12 @@ async def test_a_network_that_stood_still_is_caught_up_with() -> None:
     assert most < 0.5
     assert longest <= BACK_WITHIN
     assert np.mean([lag for at, lag in ear.lags if at > 50]) - min(lag for _, lag in ear.lags) < 0.25
+
+
+@pytest.mark.parametrize(("stall", "jitter", "seed"), [(0.06, 0.005, 1), (0.06, 0.01, 2), (0.07, 0.02, 1)])
+async def test_one_accident_of_a_calm_network_is_soon_made_good(stall: float, jitter: float, seed: int) -> None:
+    ear, _, end = await listen(40, seed=seed, stalls=(20.0,), stall=stall, loss=0, jitter=jitter)
+    assert len(ear.gaps) > 1, "it is heard"
+    _, most, longest = raised(ear.lags, end)
+    assert most > 0.05
+    assert 0 < longest <= BACK_WITHIN
