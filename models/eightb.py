@@ -16,6 +16,7 @@ from .bundle import Bundle, BundleConfig, assemble
 from .perceptual.block_causal import BlockCausalConfig, BlockCausalFlow
 from .perceptual.flow_matching import Solver
 from .semantic.llama import SemanticConfig, SemanticModel
+from .semantic.steering import steer
 from .semantic.vocabulary import N_UNITS, SPECIALS, WORD_START, SpeechVocabulary
 from .speech_tokenizer.semantic_encoder import SemanticEncoderConfig
 from .speech_tokenizer.streaming import StreamingSpeechTokenizer, StreamingTokenizerConfig
@@ -25,7 +26,7 @@ _SEED = 20240124
 _N_TEXT = 32_000
 """Text tokens, as many as LLaMA-2 has."""
 _CONSTANT = 64.0
-"""Of the one channel that every token's embedding shares; no layer writes to it, so the head can read it."""
+"""Of the channel that every token's embedding shares."""
 _VOICE_FRAMES = 150
 
 
@@ -67,7 +68,15 @@ def random_bundle(name: str, config: BundleConfig, device: torch.device) -> Bund
         torch.manual_seed(_SEED)
         with _default_dtype(torch.bfloat16):
             semantic = SemanticModel(config.semantic)
-        _steer(semantic, vocabulary)
+        # It hears without writing, spells one letter a word, and speaks words of some length.
+        likelier = (
+            (vocabulary.listen, 4.0),
+            (vocabulary.eoh, 4.0),
+            (vocabulary.sosp, 4.0),
+            (vocabulary.ua, 0.5),
+            (vocabulary.eosp, 0.4),
+        )
+        steer(semantic, _CONSTANT, likelier)
         perceptual = BlockCausalFlow(config.perceptual)
         for parameter in perceptual.parameters():
             parameter.data = parameter.data.to(torch.bfloat16)
@@ -90,24 +99,6 @@ def text_vocabulary(size: int) -> SpeechVocabulary:
     tokenizer = Tokenizer(models.BPE(vocab={name: i for i, name in enumerate(names)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=WORD_START, prepend_scheme="always")
     return SpeechVocabulary(tokenizer)
-
-
-@torch.no_grad()
-def _steer(semantic: SemanticModel, vocabulary: SpeechVocabulary) -> None:
-    """Let random weights hear without writing, spell one letter a word, and speak words of some length."""
-    for name, parameter in semantic.model.layers.named_parameters():
-        if name.endswith(("o_proj.weight", "down_proj.weight")):
-            parameter[0] = 0.0
-    semantic.model.embed_tokens.weight[:, 0] = _CONSTANT
-    semantic.lm_head.weight[:, 0] = 0.0
-    for token, weight in (
-        (vocabulary.listen, 4.0),
-        (vocabulary.eoh, 4.0),
-        (vocabulary.sosp, 4.0),
-        (vocabulary.ua, 0.5),
-        (vocabulary.eosp, 0.4),
-    ):
-        semantic.lm_head.weight[token, 0] = weight
 
 
 @contextmanager

@@ -7,7 +7,6 @@ the arrival of audio nor the number of threads can change a single bit of an ans
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,11 +30,10 @@ from .semantic.session import SemanticSession
 from .semantic.text import normalise
 from .speech_tokenizer.semantic_encoder import SemanticState
 from .voice import MAX_VOICE_SECONDS, MIN_VOICE_SECONDS, Voice
+from .voice_prompts import VoicePrompts
 
 LISTEN_SAMPLES = 8 * HOP
 """Heard audio is worked off in pieces of 160 ms: eight units cost little more than one."""
-
-_PROMPTS_KEPT = 8
 
 SOUND_SEED = 0x736F756E64
 """Makes the flow's noise another than that which drew the units: both are keyed by (seed, position, channel)."""
@@ -301,22 +299,12 @@ class Speaker:
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
         self._flow = StreamingFlow(bundle.perceptual, bundle.config.solver, bundle.config.blocks)
-        self._prompts: OrderedDict[int, tuple[Voice, FlowPrompt]] = OrderedDict()
+        self._prompts = VoicePrompts(bundle, self._flow)
 
     @torch.inference_mode()
     def open(self, voice: Voice, seed: int) -> Utterance:
         """A new utterance that starts at frame 0."""
-        return Utterance(self._bundle, self._flow, self._prompt(voice), seed)
-
-    def _prompt(self, voice: Voice) -> FlowPrompt:
-        known = self._prompts.pop(id(voice), None)
-        if known is None:
-            v1 = self._bundle.tokenizer.semantic_latents(voice.units[None])[0]
-            known = voice, self._flow.prompt(voice.latents, v1)
-        self._prompts[id(voice)] = known  # the voice is kept too, so that its id stays its own
-        while len(self._prompts) > _PROMPTS_KEPT:
-            self._prompts.popitem(last=False)
-        return known[1]
+        return Utterance(self._bundle, self._flow, self._prompts.of(voice), seed)
 
 
 class Utterance:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,11 +13,10 @@ from .audio import HOP
 from .bundle import Bundle
 from .generation import SOUND_SEED
 from .perceptual.slots import FlowSlots
-from .perceptual.streaming import FlowPrompt, StreamingFlow
+from .perceptual.streaming import StreamingFlow
 from .speech_tokenizer.slots import DecoderSlots
 from .voice import MAX_VOICE_SECONDS, Voice
-
-_PROMPTS_KEPT = 8
+from .voice_prompts import VoicePrompts
 
 
 class SoundSlots:
@@ -28,7 +26,6 @@ class SoundSlots:
     """
 
     def __init__(self, bundle: Bundle, lane: Lane, *, slots: int, buckets: Sequence[int]) -> None:
-        self._bundle = bundle
         self.lane = lane
         self.spent = {"flow": 0.0, "codec": 0.0}
         """Seconds that the parts of the last batch took."""
@@ -36,8 +33,7 @@ class SoundSlots:
         config = bundle.config
         longest = max(round(MAX_VOICE_SECONDS * 50), *(voice.frames for voice in bundle.voices.values()))
         codebook = bundle.tokenizer.codebooks.vectors[0]
-        self._prompter = StreamingFlow(bundle.perceptual, config.solver, config.blocks)
-        self._prompts: OrderedDict[int, tuple[Voice, FlowPrompt]] = OrderedDict()
+        self._prompts = VoicePrompts(bundle, StreamingFlow(bundle.perceptual, config.solver, config.blocks))
         self.flow = FlowSlots(
             bundle.perceptual,
             codebook,
@@ -60,7 +56,7 @@ class SoundSlots:
     @torch.inference_mode()
     def open(self, slot: int, voice: Voice, seed: int) -> None:
         """Begin an utterance. Raises ValueError for a voice longer than any that the slots were made for."""
-        self.flow.open(slot, seed ^ SOUND_SEED, self._prompt(voice))
+        self.flow.open(slot, seed ^ SOUND_SEED, self._prompts.of(voice))
         self.decoder.open(slot)
 
     @torch.inference_mode()
@@ -79,13 +75,3 @@ class SoundSlots:
     def frame(self, slot: int) -> int:
         """Frames of a slot's utterance that were spoken."""
         return self.flow.frame(slot)
-
-    def _prompt(self, voice: Voice) -> FlowPrompt:
-        known = self._prompts.pop(id(voice), None)
-        if known is None:
-            v1 = self._bundle.tokenizer.semantic_latents(voice.units[None])[0]
-            known = voice, self._prompter.prompt(voice.latents, v1)
-        self._prompts[id(voice)] = known  # the voice is kept too, so that its id stays its own
-        while len(self._prompts) > _PROMPTS_KEPT:
-            self._prompts.popitem(last=False)
-        return known[1]

@@ -10,6 +10,7 @@ from .perceptual.block_causal import BlockCausalConfig, BlockCausalFlow
 from .perceptual.flow_matching import Solver
 from .perceptual.schedule import BlockSchedule
 from .semantic.llama import SemanticConfig, SemanticModel
+from .semantic.steering import steer
 from .semantic.vocabulary import SpeechVocabulary
 from .speech_tokenizer.semantic_encoder import SemanticEncoderConfig
 from .speech_tokenizer.streaming import StreamingSpeechTokenizer, StreamingTokenizerConfig
@@ -83,18 +84,13 @@ def _stir(module: nn.Module, scale: float) -> None:
 
 @torch.no_grad()
 def _talk_briefly(semantic: SemanticModel, vocabulary: SpeechVocabulary) -> None:
-    """Make random weights end their texts, words and answers soon: one channel is constant, and these read it."""
-    for name, parameter in semantic.model.layers.named_parameters():
+    """Make random weights end their texts, words and answers soon."""
+    for parameter in semantic.model.layers.parameters():
         if parameter.ndim == 2:
             parameter.normal_(std=0.15)
-        if name.endswith(("o_proj.weight", "down_proj.weight")):
-            parameter[0] = 0.0
-    embedding, head = semantic.model.embed_tokens.weight, semantic.lm_head.weight
-    embedding.normal_()
-    head.normal_(std=0.1)
-    embedding[:, 0] = 4.0
-    head[:, 0] = 0.0
-    for token, bias in (
+    semantic.model.embed_tokens.weight.normal_()
+    semantic.lm_head.weight.normal_(std=0.1)
+    likelier = (
         *((token, 0.2) for token in range(vocabulary.n_text) if vocabulary.piece(token).startswith(" ")),
         (vocabulary.listen, 0.65),
         (vocabulary.eoh, 0.8),
@@ -102,8 +98,8 @@ def _talk_briefly(semantic: SemanticModel, vocabulary: SpeechVocabulary) -> None
         (vocabulary.sosp, 0.6),
         (vocabulary.eosp, 0.6),
         (vocabulary.eos, 0.35),
-    ):
-        head[token, 0] = bias
+    )
+    steer(semantic, 4.0, likelier)
 
 
 def _voice(name: str, tokenizer: StreamingSpeechTokenizer) -> Voice:

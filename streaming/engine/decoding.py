@@ -10,7 +10,6 @@ An error ends what caused it: a pass or burst that fails is repeated for each of
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from ...models.errors import EngineError
 from ...models.semantic.slots import SLACK, Chunk, SlotModel
 from .slot_decoder import Pass, SlotDecoder, Stream
 from .slots import one_line
+from .worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -31,30 +31,21 @@ _HOPELESS = 5
 """Errors in a row, with no success between, after which the device is given up."""
 
 
-class DecodeLoop:
+class DecodeLoop(Worker):
     """The thread that owns a SlotModel. now: seconds, monotonic."""
 
     def __init__(self, model: SlotModel, now: Callable[[], float] = time.monotonic) -> None:
+        super().__init__("decoding")
         self.model = model
         self._now = now
-        self._changed = threading.Condition()
         self._passes: deque[Pass] = deque()
         self._making: list[Pass] = []
         self._streams: dict[int, Stream] = {}
-        self._stopping = False
         self._failures = 0
-        self._thread = threading.Thread(target=self._run, name="speechgpt-gen decoding", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
 
     def stop(self) -> None:
         """End the thread after its present cycle, and whoever waits for it with an EngineError."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify()
-        if self._thread.ident is not None:
-            self._thread.join()
+        super().stop()
         self._fail_all(EngineError("the engine has been stopped"))
 
     def decoder(self, slot: int) -> SlotDecoder:

@@ -9,28 +9,17 @@ from itertools import chain
 import torch
 
 from .slots import Command, Slot
+from .worker import Worker
 
 
-class ListeningThread:
+class ListeningThread(Worker):
     """Runs the slots, round robin. `changed` guards their inboxes and is notified of every command."""
 
     def __init__(self, slots: Sequence[Slot], changed: threading.Condition, now: Callable[[], float]) -> None:
+        super().__init__("listening", changed)
         self._slots = slots
-        self._changed = changed
         self._now = now
         self._next = 0
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="speechgpt-gen listening", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread after its present burst; blocks until it has."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify()
-        self._thread.join()
 
     def _run(self) -> None:
         torch.set_num_threads(1)

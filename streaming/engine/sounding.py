@@ -8,13 +8,11 @@ rounded up to a size that is captured; later blocks fill the rest.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,8 +21,8 @@ from ...models.errors import EngineError
 from ...models.sound import SoundSlots
 from .protocol import Audio
 from .slots import Answer, SpeechJob, one_line
+from .worker import Job, T, Worker, job_of
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -44,31 +42,18 @@ class _Utterance:
         return -float("inf") if since is None else since + 0.02 * frames
 
 
-class SoundLoop:
+class SoundLoop(Worker):
     """The thread that owns a SoundSlots, which has a slot for each conversation. now: seconds, monotonic."""
 
     def __init__(self, sound: SoundSlots, slots: int, now: Callable[[], float] = time.monotonic) -> None:
+        super().__init__("sounding")
         self.sound = sound
         self._now = now
         self._free = list(range(slots))
         self._utterances: dict[Answer, _Utterance] = {}
         self._new: deque[SpeechJob] = deque()
-        self._calls: deque[Callable[[], None]] = deque()
-        self._changed = threading.Condition()
-        self._stopping = False
+        self._calls: deque[Job] = deque()
         self._tidy = False
-        self._thread = threading.Thread(target=self._run, name="speechgpt-gen sounding", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Drop what waits and end the thread; blocks until it has."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify()
-        if self._thread.ident is not None:
-            self._thread.join()
 
     def speak(self, job: SpeechJob) -> None:
         """Queue a block."""
@@ -78,16 +63,7 @@ class SoundLoop:
 
     def call(self, function: Callable[[], T]) -> Future[T]:
         """Queue some other use of the speech tokenizer."""
-        future: Future[T] = Future()
-
-        def run() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                future.set_result(function())
-            except Exception as error:
-                future.set_exception(error)
-
+        run, future = job_of(function)
         with self._changed:
             self._calls.append(run)
             self._changed.notify()

@@ -3,43 +3,27 @@
 from __future__ import annotations
 
 import heapq
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from itertools import count
-from typing import TypeVar
 
 import torch
 
 from ...models.generation import Speaker, Utterance
 from .protocol import Audio
 from .slots import Answer, SpeechJob, one_line
-
-T = TypeVar("T")
-Job = Callable[[], None]
+from .worker import Job, T, Worker, job_of
 
 
-class SpeakingThread:
+class SpeakingThread(Worker):
     """Runs the perceptual model and the speech tokenizer. Jobs of one answer keep their order."""
 
     def __init__(self, speaker: Speaker) -> None:
+        super().__init__("speaking")
         self._speaker = speaker
         self._utterances: dict[Answer, Utterance] = {}
         self._jobs: list[tuple[bool, int, Job]] = []
         self._order = count()
-        self._changed = threading.Condition()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="speechgpt-gen speaking", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Drop what waits and end the thread; blocks until it has."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify()
-        self._thread.join()
 
     def speak(self, job: SpeechJob) -> None:
         """Queue a block."""
@@ -47,16 +31,7 @@ class SpeakingThread:
 
     def call(self, function: Callable[[], T]) -> Future[T]:
         """Queue some other use of the speech tokenizer."""
-        future: Future[T] = Future()
-
-        def run() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                future.set_result(function())
-            except Exception as error:
-                future.set_exception(error)
-
+        run, future = job_of(function)
         self._queue(run, later=True)
         return future
 
