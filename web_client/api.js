@@ -23,6 +23,11 @@ export class Api {
     return this.#request(path, { method: "POST", headers: { ...this.#headers(), "Content-Type": type }, body, signal: signal ?? null });
   }
 
+  /** @param {string} path */
+  delete(path) {
+    return this.#request(path, { method: "DELETE", headers: this.#headers() });
+  }
+
   /** @returns {Record<string, string>} */
   #headers() {
     return this.token() ? { Authorization: `Bearer ${this.token()}` } : {};

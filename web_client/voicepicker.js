@@ -1,5 +1,5 @@
 /**
- * The voice picker: which voices there are, which one speaks, and the dialog that adds one.
+ * The voice picker: which voices there are, which one speaks, the dialog that adds one, and the end of one.
  *
  * @import { Api } from "./api.js"
  * @import { Settings } from "./settings.js"
@@ -8,7 +8,7 @@
 import { element } from "./dom.js";
 import { Failure } from "./failures.js";
 import { openMicrophone } from "./microphone.js";
-import { VoiceDialog, listVoices } from "./voices.js";
+import { VoiceDialog, listVoices, removeVoice } from "./voices.js";
 
 const RETRY_MS = 2000;
 
@@ -17,6 +17,7 @@ export class VoicePicker {
   #settings;
   #heard;
   #select = element("voice", HTMLSelectElement);
+  #remove = element("voice-remove", HTMLButtonElement);
 
   /**
    * @param {Api} api
@@ -29,9 +30,11 @@ export class VoicePicker {
     this.#settings = settings;
     this.#heard = heard;
     this.#select.addEventListener("change", () => {
+      this.#show();
       settings.voice = this.#select.value;
       heard.chosen();
     });
+    this.#remove.addEventListener("click", () => this.#forget());
     const dialog = new VoiceDialog(api, {
       microphone: () => openMicrophone(settings),
       toggled: heard.hush,
@@ -54,11 +57,33 @@ export class VoicePicker {
         this.#settings.voice = "";
         this.#select.selectedIndex = 0;
       }
+      this.#show();
       this.#heard.loaded();
     } catch (error) {
       if (!(error instanceof Failure)) throw error;
       this.#heard.failed(error);
       if (error.retry) setTimeout(() => this.load(), RETRY_MS);
     }
+  }
+
+  /** Only recorded voices can be removed. */
+  #show() {
+    const option = this.#select.selectedOptions[0];
+    this.#remove.hidden = !option || option.value === option.text;
+  }
+
+  async #forget() {
+    const option = this.#select.selectedOptions[0];
+    if (!option || !confirm(`Remove the voice “${option.text}” and its recording from the server?`)) return;
+    try {
+      await removeVoice(this.#api, option.value);
+    } catch (error) {
+      if (!(error instanceof Failure)) throw error;
+      this.#heard.failed(error);
+      return;
+    }
+    option.remove();
+    this.#select.selectedIndex = 0;
+    this.#select.dispatchEvent(new Event("change"));
   }
 }

@@ -9,7 +9,7 @@ import { Failure } from "./failures.js";
 import { LEAST_SECONDS, SAMPLE_RATE, VOICE_SECONDS, encodeWav, firstSpeech } from "./wav.js";
 
 /**
- * @typedef {{ id: string, name: string }} Voice
+ * @typedef {{ id: string, name: string }} Voice A recorded one has an id of its own, the model's are their names.
  */
 
 /** @param {Api} api @returns {Promise<Voice[]>} */
@@ -26,6 +26,11 @@ export async function listVoices(api) {
 export async function createVoice(api, wav, name) {
   // The dialog asks for voices whose owner agrees.
   return (await api.post(`v1/voices?consent=true&name=${encodeURIComponent(name)}`, "audio/wav", wav)).json();
+}
+
+/** Forget a recorded voice, for everybody. @param {Api} api @param {string} id */
+export async function removeVoice(api, id) {
+  await api.delete(`v1/voices/${encodeURIComponent(id)}`);
 }
 
 /**

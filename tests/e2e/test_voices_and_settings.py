@@ -46,6 +46,26 @@ def test_a_voice_is_uploaded_chosen_and_kept(serve: Callable[..., Any], visit: C
     assert user.page.input_value("#voice") == made["id"]
 
 
+def test_a_voice_of_ones_own_is_removed(serve: Callable[..., Any], visit: Callable[..., Any]) -> None:
+    server = serve()
+    user = visit(server.url)
+    user.page.wait_for_selector("#voice option:text('second')", state="attached")
+    assert user.page.is_hidden("#voice-remove")
+    user.page.click("#voice-add")
+    user.page.set_input_files("#voice-file", recording(6))
+    user.page.wait_for_selector("#voice-status:text('3.0 seconds')")
+    user.page.click("#voice-save")
+    user.page.wait_for_selector("#voice-dialog", state="hidden")
+    user.page.once("dialog", lambda question: question.dismiss())
+    user.page.click("#voice-remove")
+    assert server.get("v1/voices")["data"][-1]["name"] == "Grandma"
+    user.page.once("dialog", lambda question: question.accept())
+    user.page.click("#voice-remove")
+    user.page.wait_for_selector("#voice-remove", state="hidden")
+    assert [voice["name"] for voice in server.get("v1/voices")["data"]] == ["first", "second"]
+    assert user.page.input_value("#voice") == "first"
+
+
 def test_a_voice_is_recorded(serve: Callable[..., Any], visit: Callable[..., Any]) -> None:
     server = serve()
     user = visit(server.url)
