@@ -75,6 +75,7 @@ class _Piece:
         self._kept: int = encoder.transformer.window - 1
         layers, _, batch, heads, _, dim = start.attention.cache.shape
         cache = start.attention.cache.new_zeros(layers, 2, batch, heads, self._kept, dim)
+        self._front_keeps = [each is not None for each in start.front]
         fronts: Sequence[Tensor] = [each for each in start.front if each is not None]
         self.past: tuple[Tensor, ...] = tuple(each.clone() for each in (start.context, *fronts, cache))
         self._later = tuple(torch.zeros_like(each) for each in self.past)
@@ -102,7 +103,7 @@ class _Piece:
         context, *fronts, cache = self.past
         padded = torch.cat((context, self._wav), -1)
         waiting = iter(fronts)
-        before = [next(waiting) if each is not None else None for each in encoder.front.init_state(1)]
+        before = [next(waiting) if keeps else None for keeps in self._front_keeps]
         local, front = encoder.front.step(encoder.mel(padded), before)
         hidden, keys = self._attend(local.transpose(1, 2), cache)
         self._units.copy_(encoder.quantize(hidden)[1][0])
