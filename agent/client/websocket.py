@@ -5,12 +5,13 @@ import base64
 import json
 from urllib.parse import urlsplit
 
-import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
+from ...models.errors import AudioError
 from ...streaming.clock import Clock
 from ...streaming.frames import FRAME, SAMPLE_RATE, milliseconds
+from ...streaming.pcm import from_pcm16, to_pcm16
 from ...streaming.playout import Source
 from ...streaming.resample import StreamResampler
 from .connection import Address, Event, Network, ServerError, Sink, refusal
@@ -70,8 +71,8 @@ class WebSocketConnection:
         while True:
             pcm = resampler.process(self._source.pull(FRAME))
             if len(pcm):
-                coded = np.round(np.clip(pcm, -1, 1) * 32767).astype("<i2").tobytes()
-                self.send({"type": "input_audio_buffer.append", "audio": base64.b64encode(coded).decode()})
+                audio = base64.b64encode(to_pcm16(pcm)).decode()
+                self.send({"type": "input_audio_buffer.append", "audio": audio})
             # A machine that slept does not send the sleep's silence in one burst.
             due = max(due + _TICK, self._clock.now() - 10 * _TICK)
             await self._clock.sleep(due - self._clock.now())
@@ -92,7 +93,7 @@ class WebSocketConnection:
                 event: Event = json.loads(text)
                 self._play(event)
                 self.events.put_nowait(event)
-        except (ConnectionClosed, ValueError) as error:
+        except (ConnectionClosed, ValueError, AudioError) as error:
             why = str(error)
         self._tasks[0].cancel()
         why = why or f"it closed with {self._socket.close_code} {self._socket.close_reason or ''}".strip()
@@ -103,8 +104,7 @@ class WebSocketConnection:
         if kind == "response.output_audio.delta":
             if event.get("item_id") != self._item:
                 self._item, self._received = event.get("item_id", ""), 0
-            coded = np.frombuffer(base64.b64decode(event["delta"]), "<i2")
-            pcm = self._resampler.process(coded.astype(np.float32) / np.float32(32768))
+            pcm = self._resampler.process(from_pcm16(base64.b64decode(event["delta"])))
             self._received += len(pcm)
             self._sink.push(pcm)
             self._sink.expect(True)
