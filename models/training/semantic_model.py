@@ -57,6 +57,10 @@ class SemanticRecipe:
     typed: float = 0.1
     chat: int = 2
     """Times an epoch that each pair comes as text alone: a tenth of the tokens of its sound, and all of its content."""
+    dialogue: float = 1.0
+    """Share of the pairs that come as sound."""
+    read: int = 1
+    """Times an epoch that each sentence is read out."""
     read_question: float = 0.35
     listen_weight: float = 0.5
     text_weight: float = 4.0
@@ -117,16 +121,16 @@ def documents(
     usable = [u for u in corpus.split(split) if spoken[u.id].words or u.kind == "nothing"]
     keep = {u.id for u in usable}
     made: list[Document] = []
+    rng = np.random.default_rng(recipe.loop.seed)
     for q, a in corpus.pairs(split):
-        if q.id in keep and spoken[a.id].words:
+        if q.id in keep and spoken[a.id].words and rng.random() < recipe.dialogue:
             made.append(Document("dialogue", q, a, before(q.pair) + heard(q) + said(a)))
         text = len(vocabulary.encode(q.text)) + len(vocabulary.encode(a.text)) + 5
         made += [Document("chat", q, a, before(q.pair) + text)] * recipe.chat
-    rng = np.random.default_rng(recipe.loop.seed)
     for u in usable:
         if u.kind == "sentence":
             made.append(Document("write", u, None, heard(u)))
-            made.append(Document("read", None, u, said(u)))
+            made += [Document("read", None, u, said(u))] * recipe.read
         elif u.kind == "nothing":  # a sound without speech: the turn ends without a word
             made.append(Document("write", u, None, heard(u)))
         elif u.kind == "question" and rng.random() < recipe.read_question:

@@ -1,5 +1,6 @@
 """What the semantic model is trained on: earlier turns where a pair has some, silence where nothing was said."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -75,6 +76,18 @@ def test_a_pair_comes_as_text_alone_as_often_as_asked(
     assert not any(map(vocabulary.is_unit, made.tokens))
     asked = [target for target in made.targets if target != IGNORED]
     assert asked == [*vocabulary.encode("Yes it is."), vocabulary.ua]
+
+
+def test_sentences_are_read_and_pairs_are_heard_as_often_as_asked(
+    corpus: Corpus, spoken: dict[str, Spoken], vocabulary: SpeechVocabulary
+) -> None:
+    sentence = replace(corpus.utterances[1], kind="sentence")
+    corpus.utterances.append(sentence)
+    settings = recipe(chat=1, dialogue=0.0, read=3)
+    kinds = [d.kind for d in documents(corpus, spoken, vocabulary, settings, "train")]
+    assert {kind: kinds.count(kind) for kind in set(kinds)} == {"chat": 2, "write": 2, "read": 3}
+    kinds = [d.kind for d in documents(corpus, spoken, vocabulary, recipe(chat=0), "train")]
+    assert {kind: kinds.count(kind) for kind in set(kinds)} == {"dialogue": 2, "write": 2, "read": 1}
 
 
 def test_nothing_said_is_a_turn_without_a_word(
