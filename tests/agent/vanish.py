@@ -10,7 +10,7 @@ from speechgpt_gen.streaming.clock import RealClock
 
 async def call(url: str, transport: Transport) -> None:
     """Connect and speak for a moment; the client is kept open."""
-    client = await Client(url, Playout(), Ear(RealClock()), transport=transport).__aenter__()
+    client = await Client(url, Playout(), Ear(RealClock()), transport=transport, reconnect=False).__aenter__()
     while (await anext(client))["type"] != "session.created":
         pass
     client.send({"type": "response.create", "response": {"input": [QUESTION]}})
