@@ -1,7 +1,7 @@
 """The semantic model's recipe: one network learns to listen, to answer and to speak, in the layout of conversations.
 
-Every document is one of: a spoken question with its spoken answer, the same two as text alone, an utterance to write
-down, a text to read out.
+Every document is one of: a spoken question with its spoken answer (or with the answer's text alone, or both as text),
+an utterance to write down, a text to read out.
 """
 
 from __future__ import annotations
@@ -58,7 +58,10 @@ class SemanticRecipe:
     chat: int = 2
     """Times an epoch that each pair comes as text alone: a tenth of the tokens of its sound, and all of its content."""
     dialogue: float = 1.0
-    """Share of the pairs that come as sound."""
+    """Share of the spoken questions that get their answer's sound too; the others end with its text."""
+    ahead: int = 4
+    """Frames by which a word is spelled before the recogniser hears it begin: its onset must not come before its
+    letters are known, and alignment is no more exact than that."""
     read: int = 1
     """Times an epoch that each sentence is read out."""
     read_question: float = 0.35
@@ -123,10 +126,12 @@ def documents(
     made: list[Document] = []
     rng = np.random.default_rng(recipe.loop.seed)
     for q, a in corpus.pairs(split):
+        told, text = before(q.pair), len(vocabulary.encode(a.text)) + 4
         if q.id in keep and spoken[a.id].words and rng.random() < recipe.dialogue:
-            made.append(Document("dialogue", q, a, before(q.pair) + heard(q) + said(a)))
-        text = len(vocabulary.encode(q.text)) + len(vocabulary.encode(a.text)) + 5
-        made += [Document("chat", q, a, before(q.pair) + text)] * recipe.chat
+            made.append(Document("dialogue", q, a, told + heard(q) + said(a)))
+        elif q.id in keep:
+            made.append(Document("plan", q, a, told + heard(q) + text))
+        made += [Document("chat", q, a, told + len(vocabulary.encode(q.text)) + 2 + text)] * recipe.chat
     for u in usable:
         if u.kind == "sentence":
             made.append(Document("write", u, None, heard(u)))
@@ -165,13 +170,16 @@ class Builder:
     def spoken_answer(self, u: Utterance, mode: Mode, *, learn_text: bool) -> Labelled:
         """An utterance as the agent's answer."""
         s = self.spoken[u.id]
-        words = [TimedWord(w, c) for w, c in zip(s.words, s.cuts, strict=True)]
+        words: list[TimedWord] = []
+        for word, cut in zip(s.words[:-1], s.cuts, strict=False):
+            words.append(TimedWord(word, max(cut - self.recipe.ahead, words[-1].end + 1 if words else 1)))
+        words.append(TimedWord(s.words[-1], s.cuts[-1]))
         return sequences.answer(self.vocabulary, s.units.tolist(), words, mode, learn_text=learn_text)
 
     def build(self, document: Document, rng: np.random.Generator, room: int) -> Labelled:
         """The sequence of one document, of at most `room` tokens."""
         made = Labelled()
-        heard, spoken, asked = document.heard, document.spoken, document.kind in ("dialogue", "chat")
+        heard, spoken, asked = document.heard, document.spoken, document.kind in ("dialogue", "plan", "chat")
         told = self.told.get(heard.pair, []) if asked and heard is not None else []
         if told:
             made = sequences.history(self.vocabulary, told, learn_answers=True)
@@ -182,11 +190,10 @@ class Builder:
                 turn = sequences.history(self.vocabulary, messages, learn_answers=True)
                 if len(made) + len(turn) + document.length <= room:
                     made = made + turn
-        silent = document.kind == "chat"
         if heard is not None:
-            typed = silent or (asked and rng.random() < self.recipe.typed)
+            typed = document.kind == "chat" or (asked and rng.random() < self.recipe.typed)
             made = made + (sequences.typed(self.vocabulary, heard.text) if typed else self.heard(heard, rng))
-        if spoken is not None and silent:
+        if spoken is not None and document.kind in ("plan", "chat"):
             made = made + sequences.planned(self.vocabulary, spoken.text)
         elif spoken is not None:
             mode: Mode = "direct" if asked and rng.random() < self.recipe.direct else "text"

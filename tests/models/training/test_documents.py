@@ -84,10 +84,28 @@ def test_sentences_are_read_and_pairs_are_heard_as_often_as_asked(
     sentence = replace(corpus.utterances[1], kind="sentence")
     corpus.utterances.append(sentence)
     settings = recipe(chat=1, dialogue=0.0, read=3)
-    kinds = [d.kind for d in documents(corpus, spoken, vocabulary, settings, "train")]
-    assert {kind: kinds.count(kind) for kind in set(kinds)} == {"chat": 2, "write": 2, "read": 3}
+    pool = documents(corpus, spoken, vocabulary, settings, "train")
+    kinds = [d.kind for d in pool]
+    assert {kind: kinds.count(kind) for kind in set(kinds)} == {"chat": 2, "plan": 2, "write": 2, "read": 3}
+    (plan,) = (d for d in pool if d.kind == "plan" and d.heard is corpus.utterances[2])
+    made = Builder(corpus, spoken, vocabulary, settings).build(plan, np.random.default_rng(0), plan.length)
+    assert len(made) <= plan.length
+    assert sum(map(vocabulary.is_unit, made.tokens)) == 40, "the question sounds, the answer does not"
+    answer = [*vocabulary.encode("Yes it is."), vocabulary.ua]
+    assert [target for target in made.targets if target != IGNORED][-len(answer) :] == answer
     kinds = [d.kind for d in documents(corpus, spoken, vocabulary, recipe(chat=0), "train")]
     assert {kind: kinds.count(kind) for kind in set(kinds)} == {"dialogue": 2, "write": 2, "read": 1}
+
+
+def test_a_word_is_spelled_before_it_begins_to_sound(
+    corpus: Corpus, spoken: dict[str, Spoken], vocabulary: SpeechVocabulary
+) -> None:
+    spoken["a0"] = Spoken(spoken["a0"].units, ["You", "are", "Ada."], [2, 20, 40], [2, 20, 40])
+    builder = Builder(corpus, spoken, vocabulary, recipe(ahead=4))
+    made = builder.spoken_answer(corpus.utterances[1], "text", learn_text=False)
+    text = "".join("u" if vocabulary.is_unit(t) else "|" if t == vocabulary.eosp else "" for t in made.tokens)
+    # The first word ends too soon for that, and keeps a frame; the last ends with the sound.
+    assert list(map(len, text.split("|"))) == [1, 15, 24, 0]
 
 
 def test_nothing_said_is_a_turn_without_a_word(
