@@ -42,10 +42,10 @@ class Phase(IntEnum):
 class DecodingLimits:
     """What a model, however badly trained, can't exceed.
 
-    word_frames: units of one word (75 = 1.5 s; one word in two thousand lasts longer, a model that is lost does), then its
-    end is forced. text_tokens: of an answer. words,
-    word_characters: of an answer in mode "direct". unit_tokens: text tokens written after one heard unit, final_tokens:
-    after the last. token_units: units heard for each text token, over the whole turn, beyond the first `unit_tokens`.
+    word_frames: units of one word (75 = 1.5 s), then its end is forced; one word in two thousand lasts longer, and a
+    model that is lost never ends one. text_tokens: of an answer. words, word_characters: of one in mode "direct".
+    unit_tokens: text tokens written after one heard unit, final_tokens: after the last. token_units: units heard for
+    each text token, over the whole turn, beyond the first `unit_tokens`.
     listen_bias: added to the logit of `<listen>`: above 0 words are written later and more surely, below 0 sooner.
     """
 
