@@ -1,7 +1,7 @@
 """Recorded voices on disk, so that they outlive the server.
 
 What is kept is the recording, not the voice that the model made of it: another model, or a better one of the same name,
-makes its own voice of it when the server starts.
+makes its own voice of it when it is first chosen.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from ..models.errors import ConfigError
+from ..models.voice import MIN_VOICE_SECONDS
 from ..streaming.frames import SAMPLE_RATE, Pcm
 from ..streaming.pcm import from_int16, to_int16
 
@@ -38,22 +40,27 @@ class VoiceFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def load(self) -> list[tuple[str, str, Pcm]]:
-        """(id, name, recording) of each voice, the least recently used first; unusable files are left out."""
+    def kept(self) -> list[tuple[str, str]]:
+        """(id, name) of each voice, the least recently used first; unusable files are left out. No sound is read."""
         found = []
         for path in sorted(filter(_is_ours, self._folder.glob("voice_*.safetensors")), key=_used):
             try:
-                if path.stat().st_size > _MAX_BYTES:
-                    raise ValueError("it is too large")
                 with safe_open(path, framework="numpy") as file:
-                    name, pcm = (file.metadata() or {}).get("name", ""), file.get_tensor("pcm")
-                if pcm.dtype != np.int16 or pcm.ndim != 1:
-                    raise ValueError(f"pcm is {pcm.dtype} {pcm.shape}, not int16 (N,)")
+                    found.append((path.stem, _name(path, file)))
             except (OSError, ValueError, SafetensorError) as error:
                 log.warning("the recorded voice in %s is left out: %s", path, error)
-            else:
-                found.append((path.stem, name[:64] or "recorded voice", from_int16(pcm)))
         return found
+
+    def load(self, key: str) -> Pcm:
+        """The recording of a voice, (N,) at 16 kHz. Raises ConfigError when it cannot be read any more."""
+        path = self._path(key)
+        try:
+            with safe_open(path, framework="numpy") as file:
+                _name(path, file)
+                return from_int16(file.get_tensor("pcm"))
+        except (OSError, ValueError, SafetensorError) as error:
+            log.warning("the recorded voice in %s cannot be read: %s", path, error)
+            raise ConfigError(f"the recording of voice {key} cannot be read any more: record it anew") from None
 
     def save(self, key: str, name: str, pcm: Pcm) -> None:
         """Keep a voice's recording, (N,) at 16 kHz."""
@@ -93,3 +100,16 @@ def _used(path: Path) -> float:
     with suppress(OSError):  # another server may have forgotten it meanwhile
         return path.stat().st_mtime
     return 0.0
+
+
+def _name(path: Path, file: Any) -> str:
+    """What people call the voice in an open file. Raises ValueError where there is none in it, or too much."""
+    if path.stat().st_size > _MAX_BYTES:
+        raise ValueError("it is too large")
+    pcm = file.get_slice("pcm")
+    if pcm.get_dtype() != "I16" or len(pcm.get_shape()) != 1:
+        raise ValueError(f"pcm is {pcm.get_dtype()} {pcm.get_shape()}, not I16 (N,)")
+    if pcm.get_shape()[0] < MIN_VOICE_SECONDS * SAMPLE_RATE:
+        raise ValueError("it is too short")
+    name: str = (file.metadata() or {}).get("name", "")
+    return name[:64] or "recorded voice"

@@ -6,9 +6,9 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from ..models.errors import SpeechGPTGenError
+from ..models.errors import ConfigError, SpeechGPTGenError
 from ..models.semantic.pieces import Message
 from ..streaming.engine.protocol import Engine, EngineInfo, EngineSession, Generation, Request, Voice
 from ..streaming.frames import Pcm
@@ -18,8 +18,19 @@ from .voice_files import VoiceFiles
 log = logging.getLogger(__name__)
 
 
+@dataclass
+class _Recorded:
+    """A voice that was given to us. made: None until it is chosen for the first time since the server started."""
+
+    name: str
+    made: Voice | None = None
+
+
 class VoiceBook:
     """An engine around another one. Voices made here can be chosen by their id like the engine's own.
+
+    Those of earlier days are listed at once and made when they are first chosen: making one takes as long as seconds
+    of speech, and a server that knows many shall not start later for it.
 
     limit: recorded voices kept; the least recently used goes. files: where they outlive the server; None for nowhere.
     """
@@ -28,7 +39,8 @@ class VoiceBook:
         self._engine = engine
         self._limit = limit
         self._files = files
-        self._voices: OrderedDict[str, Voice] = OrderedDict()
+        self._voices: OrderedDict[str, _Recorded] = OrderedDict()
+        self._making = asyncio.Lock()
 
     @property
     def info(self) -> EngineInfo:
@@ -42,23 +54,42 @@ class VoiceBook:
         return self._engine.in_use
 
     async def start(self) -> None:
-        """Start the engine, and make the voices that were recorded before."""
+        """Start the engine, and look up the voices that were recorded before."""
         await self._engine.start()
-        if self._files is None:
-            return
-        for key, name, pcm in (await asyncio.to_thread(self._files.load))[-self._limit :]:
-            try:
-                self._voices[key] = await self.make_voice(pcm, name)
-            except SpeechGPTGenError as error:
-                log.warning("the recorded voice %s is left out: %s", key, error)
+        if self._files is not None:
+            kept = (await asyncio.to_thread(self._files.kept))[-self._limit :]
+            self._voices.update((key, _Recorded(name)) for key, name in kept)
 
     async def stop(self) -> None:
         """Stop the engine."""
         await self._engine.stop()
 
     async def open(self, *, voice: str | Voice | None = None) -> EngineSession:
-        """Take a slot of the engine."""
+        """Take a slot of the engine. Raises EngineFullError; ConfigError for a voice that cannot be had."""
+        if isinstance(voice, str):
+            await self.prepare(voice)
         return _Slot(await self._engine.open(voice=self.resolve(voice) if voice is not None else None), self)
+
+    async def prepare(self, voice: str) -> None:
+        """Make a recorded voice, so that a slot can be set to it. Nothing to do for one that is ready, or any other.
+
+        Raises ConfigError when its recording cannot be used any more; then it is not offered any longer.
+        """
+        recorded = self._voices.get(voice)
+        if recorded is None or recorded.made is not None:
+            return
+        async with self._making:  # two who choose it at once
+            if recorded.made is None:
+                recorded.made = await self._remake(voice, recorded.name)
+
+    async def _remake(self, key: str, name: str) -> Voice:
+        assert self._files is not None, "only a voice from a file is not made yet"
+        try:
+            return await self.make_voice(await asyncio.to_thread(self._files.load, key), name)
+        except SpeechGPTGenError as error:
+            self._voices.pop(key, None)
+            log.warning("the recorded voice %s is left out: %s", key, error)
+            raise ConfigError(str(error)) from None
 
     async def make_voice(self, pcm: Pcm, name: str) -> Voice:
         """Make a voice and forget it."""
@@ -70,7 +101,7 @@ class VoiceBook:
         key = new_id("voice")
         if self._files is not None:
             await asyncio.to_thread(self._files.save, key, name, pcm)
-        self._voices[key] = voice
+        self._voices[key] = _Recorded(name, voice)
         while len(self._voices) > self._limit:
             await self.delete_voice(next(iter(self._voices)))
         return key
@@ -89,13 +120,15 @@ class VoiceBook:
         return own + [(key, voice.name) for key, voice in self._voices.items()]
 
     def resolve(self, voice: str | Voice) -> str | Voice:
-        """The recorded voice of an id, anything else as it is."""
-        if isinstance(voice, str) and voice in self._voices:
-            self._voices.move_to_end(voice)
-            if self._files is not None:
-                self._files.used(voice)
-            return self._voices[voice]
-        return voice
+        """The recorded voice of an id that was prepared, anything else as it is."""
+        recorded = self._voices.get(voice) if isinstance(voice, str) else None
+        if recorded is None or recorded.made is None:
+            return voice
+        assert isinstance(voice, str)
+        self._voices.move_to_end(voice)
+        if self._files is not None:
+            self._files.used(voice)
+        return recorded.made
 
 
 class _Slot:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Literal
 
-from ...models.errors import SpeechGPTGenError
+from ...models.errors import ConfigError, SpeechGPTGenError
 from ...streaming.clock import Clock
 from ...streaming.engine.protocol import Engine, EngineSession, Finished, Generation
 from ...streaming.frames import SAMPLE_RATE, Pcm
@@ -24,6 +24,7 @@ from ..client_events import ClientEvent, parse_client_event
 from ..event_objects import ResponseOptions, Session, new_id
 from ..events import EventError, ServerEvent
 from ..settings import Settings
+from ..voices import VoiceBook
 from .codec import AudioDecoder
 from .config import first_session, updated_session
 from .floor import Floor
@@ -93,7 +94,7 @@ class Conversation:
         self._session = first_session(self._settings, info.name, voice)
         for change in changes:
             self._session = updated_session(self._session, change, info)
-        self._slot = await self._engine.open(voice=voice)
+        self._slot = await self._engine.open(voice=self._session.audio.output.voice)
         self._decoder = AudioDecoder(self._session.audio.input.format)
         websocket = self._transport == "websocket"
         self._floor = Floor(
@@ -249,7 +250,7 @@ class Conversation:
                 await self._append(event)
             else:
                 self._active_at = self._clock.now()
-                self._on_event(event)
+                await self._on_event(event)
         except EventError as error:
             error.event_id = error.event_id or event.event_id
             raise
@@ -259,9 +260,9 @@ class Conversation:
             raise EventError("invalid_event", "over WebRTC sound comes by the track, not in events", "type")
         await self._hear(self._decoder(event.audio))
 
-    def _on_event(self, event: ClientEvent) -> None:
+    async def _on_event(self, event: ClientEvent) -> None:
         if isinstance(event, asked.SessionUpdate):
-            self._update_session(event)
+            await self._update_session(event)
         elif isinstance(event, asked.AudioCommit):
             self._floor.commit()
         elif isinstance(event, asked.AudioClear):
@@ -288,12 +289,23 @@ class Conversation:
             check_tools(options.tools, self._engine.info, "response.tools")
             for index, given in enumerate(options.input or ()):
                 check_item(given, self._engine.info, f"response.input[{index}].type")
+            if options.audio is not None and options.audio.output.voice:
+                await self._prepare(options.audio.output.voice, "response.audio.output.voice")
             self._floor.respond(options)
         elif isinstance(event, asked.ResponseCancel):
             self._floor.cancel(event.response_id)
 
-    def _update_session(self, event: asked.SessionUpdate) -> None:
+    async def _prepare(self, voice: str, param: str) -> None:
+        """Have a recorded voice made, should it be one that waits for that. Raises EventError when it cannot be."""
+        try:
+            if isinstance(self._engine, VoiceBook):
+                await self._engine.prepare(voice)
+        except ConfigError as error:
+            raise EventError("invalid_value", str(error), param) from None
+
+    async def _update_session(self, event: asked.SessionUpdate) -> None:
         session: Session = updated_session(self._session, event.session, self._engine.info)
+        await self._prepare(session.audio.output.voice, "session.audio.output.voice")
         if session.audio.input.format != self._session.audio.input.format:
             self._decoder = AudioDecoder(session.audio.input.format)
         self._session = session

@@ -259,6 +259,78 @@ def test_recorded_voices_outlive_the_server_until_they_are_deleted(serve, tmp_pa
     assert ids(client)[2:] == ids(serve(voices_folder=tmp_path / "kept"))[2:] == [al["id"]]
 
 
+class Counting(FakeEngine):
+    """Counts the voices it makes, and keeps its slots."""
+
+    def __init__(self):
+        super().__init__(words=1)
+        self.made, self.opened = 0, []
+
+    async def make_voice(self, pcm, name):
+        self.made += 1
+        return await super().make_voice(pcm, name)
+
+    async def open(self, *, voice=None):
+        self.opened.append(await super().open(voice=voice))
+        return self.opened[-1]
+
+
+def test_a_kept_voice_is_made_when_it_is_first_chosen(serve, tmp_path):
+    jo = serve(voices_folder=tmp_path).post("/v1/voices?consent=true", content=wav(1.0)).json()["id"]
+    for door in ("speech", "session", "response"):
+        engine = Counting()
+        client = serve(engine, voices_folder=tmp_path)
+        assert ids(client)[2:] == [jo]
+        assert engine.made == 0
+        for _ in range(2):
+            if door == "speech":
+                answer = client.post("/v1/audio/speech", json={"model": "fake", "input": "one", "voice": jo})
+                assert answer.status_code == 200
+            else:
+                assert spoken_in(client, jo, by=door)["status"] == "completed"
+            assert engine.opened[-1].voice.frames == 50
+            assert engine.made == 1
+
+
+@pytest.mark.parametrize("door", ["speech", "session", "response"])
+def test_a_kept_voice_that_broke_since_is_refused_and_no_more_offered(serve, tmp_path, door):
+    jo, al = (
+        serve(voices_folder=tmp_path).post("/v1/voices?consent=true", content=wav(1.0)).json()["id"] for _ in range(2)
+    )
+    client = serve(voices_folder=tmp_path)
+    (tmp_path / f"{jo}.safetensors").write_bytes(b"\xff" * 100)
+    if door == "speech":
+        answer = client.post("/v1/audio/speech", json={"model": "fake", "input": "one", "voice": jo})
+        assert answer.status_code == 400
+        error = answer.json()["error"]
+    else:
+        error = spoken_in(client, jo, by=door)
+        assert error["param"] == f"{door}.audio.output.voice"
+    assert error["code"] == "invalid_value"
+    assert jo in error["message"]
+    assert str(tmp_path) not in error["message"]
+    assert ids(client)[2:] == [al]
+    assert spoken_in(client, al, by="session")["status"] == "completed"
+
+
+def spoken_in(client, voice: str, *, by: str) -> dict:
+    """The response of a typed turn whose voice is chosen in the session, or for one answer; or the error."""
+    audio = {"audio": {"output": {"voice": voice}}}
+    content = [{"type": "input_text", "text": "hello"}]
+    with client.websocket_connect("/v1/realtime") as socket:
+        item = {"type": "message", "role": "user", "content": content}
+        socket.send_json({"type": "conversation.item.create", "item": item})
+        if by == "session":
+            socket.send_json({"type": "session.update", "session": audio})
+        socket.send_json({"type": "response.create", "response": audio if by == "response" else {}})
+        while True:
+            event = socket.receive_json()
+            if event["type"] == "error":
+                return event["error"]
+            if event["type"] == "response.done":
+                return event["response"]
+
+
 def test_voices_that_are_not_kept_are_nowhere_on_disk(serve, tmp_path):
     client = serve(voices_folder=tmp_path / "kept", keep_voices=False)
     assert client.post("/v1/voices?consent=true", content=wav(1.0)).status_code == 201
