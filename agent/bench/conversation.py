@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from ...models.errors import AudioError
-from ...streaming.clock import Clock
+from ...streaming.clock import Clock, within
 from ...streaming.frames import SAMPLE_RATE, Pcm
 from ...streaming.playout import Playout
 from ..client import Client, Ear, Event, ServerError
@@ -111,8 +111,7 @@ class _Asking:
         microphone.push(number, self._question)
         microphone.end(number)
         try:
-            async with asyncio.timeout(self._patience):
-                return await begun
+            return await within(self._clock, self._patience, begun)
         except TimeoutError:
             raise ServerError("the call was lost: nothing asks for the user's voice any more") from None
 
@@ -125,18 +124,18 @@ class _Asking:
         self.interrupting = False
         follow = asyncio.create_task(talk.follow(client, clock))
         try:
-            async with asyncio.timeout(stopped + self._patience - clock.now()):
-                while not (follow.done() and ear.quiet):
-                    await clock.sleep(_LOOK)
-                    first = ear.first_voiced(stopped)
-                    if barge_in is not None and first is not None and clock.now() >= first + barge_in:
-                        self.interrupting = not follow.done()
-                        if self.interrupting:
-                            break
-                if follow.done():
-                    follow.result()
-        except TimeoutError:
-            turn.error = f"no answer within {self._patience:.0f} s"
+            while not (follow.done() and ear.quiet):
+                await clock.sleep(_LOOK)
+                first = ear.first_voiced(stopped)
+                if barge_in is not None and first is not None and clock.now() >= first + barge_in:
+                    self.interrupting = not follow.done()
+                    if self.interrupting:
+                        break
+                if clock.now() >= stopped + self._patience:
+                    turn.error = f"no answer within {self._patience:.0f} s"
+                    break
+            if follow.done():
+                follow.result()
         finally:
             follow.cancel()
             await asyncio.gather(follow, return_exceptions=True)

@@ -16,10 +16,13 @@ from typer.testing import CliRunner
 
 from speechgpt_gen.agent.app import create_app
 from speechgpt_gen.agent.bench.conversation import Turn, hold_conversation
+from speechgpt_gen.agent.bench.lateness import Lateness
+from speechgpt_gen.agent.bench.network import BadNetwork
 from speechgpt_gen.agent.bench.page import page
 from speechgpt_gen.agent.bench.report import percentiles, raised, report
-from speechgpt_gen.agent.bench.sessions import Plan, Session, measure
+from speechgpt_gen.agent.bench.sessions import Plan, Session
 from speechgpt_gen.agent.cli.bench import register
+from speechgpt_gen.agent.client.webrtc import WebRtcConnection
 from speechgpt_gen.agent.settings import load_settings
 from speechgpt_gen.client import Client, Ear, Playout, ServerError, Transport
 from speechgpt_gen.models.audio import write_wav
@@ -67,22 +70,36 @@ async def test_turns_are_measured_over_both_transports(transport: Transport, spe
         assert turn.answer == "one two"
 
 
-@pytest.mark.parametrize("transport", ["webrtc", "websocket"])
-async def test_answers_are_interrupted_over_a_bad_network(transport: Transport, speechlike: Speech) -> None:
-    question = np.concatenate((SILENCE, speechlike(0.9), SILENCE))
-    plan = Plan("", question, transport, turns=2, sessions=2, barge_in=0.8, loss=0.05, jitter=0.03)
-    async with serving(FakeEngine(words=12)) as url:
-        sessions = await measure(Plan(**{**vars(plan), "url": url}), RealClock())
-    figures = report(plan, sessions)
-    # A busy machine may spoil some turns, and never all of them.
-    assert figures["failed"] < 4
-    assert [turn["session"] for turn in figures["each"]] == [1, 1, 2, 2]
-    assert any((turn["barge_in_stop_ms"] or 0) > 0 for turn in figures["each"][::2])
-    assert all(turn["barge_in_stop_ms"] is None for turn in figures["each"][1::2])
-    if transport == "webrtc":
-        assert figures["packets"]["lost_percent"] > 1
-        assert figures["packets"]["late_ms"]["p95"] > 15
-        assert figures["delay"]["usual_ms"] >= 0
+async def test_a_bad_network_touches_the_packets_of_a_call() -> None:
+    clock, network = RealClock(), BadNetwork(0.05, 0.03)
+    async with (
+        serving(FakeEngine()) as url,
+        Client(url, Playout(), Ear(clock), network=network) as client,
+    ):
+        call = client.connection
+        assert isinstance(call, WebRtcConnection)
+        lateness = Lateness(call, clock)
+        while len(lateness.seconds) < 250:
+            await clock.sleep(0.05)
+        # A busy machine makes packets later, never less so.
+        assert np.percentile(lateness.seconds, 95) > 0.015
+        assert call.receiver.stats.lost + call.receiver.stats.late > 2
+
+
+async def test_a_bad_network_delays_what_goes_over_a_websocket() -> None:
+    clock, network = RealClock(), BadNetwork(0.0, 0.05)
+    async with (
+        serving(FakeEngine()) as url,
+        Client(url, Playout(), Ear(clock), transport="websocket", network=network) as client,
+    ):
+        began = clock.now()
+        for number in range(10):
+            client.send({"type": "conversation.item.retrieve", "item_id": "none", "event_id": str(number)})
+            async for event in client:
+                if event["type"] == "error":
+                    assert event["error"]["event_id"] == str(number)
+                    break
+        assert clock.now() - began > 0.2, "ten ways there and back take half a second on the average"
 
 
 async def test_the_command_prints_one_object_and_writes_a_page(speechlike: Speech, tmp_path: Path) -> None:
