@@ -77,17 +77,18 @@ def attention_with_kvcache(
     )
     call.check()
     backend = attention_backend(q.device)
+    if backend == "flash":
+        refusal = attention_flash.refusal(call)
+        if refusal is None:
+            return attention_flash.run(call)
+        say_once(f"attention falls back to our Triton kernel: {refusal}")
+        backend = "triton"  # flash-attn is chosen only where ours runs as well
     if backend == "triton":
         from .gpu import attention as ours  # not every machine has triton
 
         refusal = ours.refusal(call)
         if refusal is None:
             return ours.run(call)
-        say_once(f"attention falls back to torch: {refusal}")
-    elif backend == "flash":
-        refusal = attention_flash.refusal(call)
-        if refusal is None:
-            return attention_flash.run(call)
         say_once(f"attention falls back to torch: {refusal}")
     return attention_sdpa.run(call)
 

@@ -25,6 +25,10 @@ _HOMES: Final = (
 )
 
 
+_PAGED_ON: Final = (9, 10, 11)
+"""Major compute capabilities on which version 4 takes a page table (flash_attn/cute/interface.py, 4.0.0b36)."""
+
+
 @cache
 def function() -> Callable[..., Any]:
     """What the installed version offers. Raises ImportError when there is none."""
@@ -35,6 +39,16 @@ def function() -> Callable[..., Any]:
             continue
         return found
     raise ImportError("no flash-attn 2, 3 or 4 is installed")
+
+
+def capability_refusal(capability: tuple[int, int]) -> str | None:
+    """Why the installed version can't look at a cache on a GPU of this compute capability; None when it can.
+
+    Raises ImportError when none is installed.
+    """
+    if _paged(function()) and capability[0] not in _PAGED_ON:
+        return f"flash-attn 4 reads caches on compute capability 9 to 11, not on {capability[0]}.{capability[1]}"
+    return None
 
 
 def refusal(call: Call) -> str | None:
@@ -60,7 +74,7 @@ def run(call: Call) -> Tensor:
     slots = torch.arange(len(q), device=q.device) if call.slots is None else call.slots
     total, slots = torch.where(slots < 0, 0, total), slots.clamp(min=0).int()
     attend = function()
-    if attend.__name__ == "flash_attn_varlen_func":
+    if _paged(attend):
         out = attend(
             q,
             call.k_cache,
@@ -84,3 +98,8 @@ def run(call: Call) -> Tensor:
         )
     attended: Tensor = out[0] if isinstance(out, tuple) else out
     return attended.masked_fill((total == 0)[:, None, None, None], 0)
+
+
+def _paged(function: Callable[..., Any]) -> bool:
+    """Whether it is version 4's."""
+    return function.__name__ == "flash_attn_varlen_func"

@@ -1,7 +1,7 @@
 """Which implementation computes what: chosen once, said in the log, overridable by a setting.
 
 auto: on a GPU our Triton kernels, else torch; on a CPU torch. triton, flash, torch: ask for one; flash is flash-attn,
-for attention alone. What can't be had falls back to torch, and the log says why in one line.
+for attention alone. What can't be had falls back to what auto would take, and the log says why in one line.
 
 The environment variable SPEECHGPT_GEN_KERNELS gives the choice before anything is asked; `use` changes it.
 """
@@ -75,6 +75,20 @@ def triton_refusal(device_type: str, index: int | None = None) -> str | None:
     return None
 
 
+def flash_refusal(device_type: str, index: int | None = None) -> str | None:
+    """Why flash-attn can't look at caches on this device, in one line; None when it can."""
+    if device_type != "cuda":
+        return "flash-attn needs a GPU"
+    capability = torch.cuda.get_device_capability(index)
+    if capability < OLDEST:
+        return "flash-attn needs compute capability 8.0 or newer"
+    try:
+        refusal = attention_flash.capability_refusal(capability)
+    except ImportError as error:
+        return str(error)
+    return refusal or triton_refusal(device_type, index)  # it appends with our kernel
+
+
 @cache
 def say_once(message: str) -> None:
     """Log a fallback and its reason the first time it happens."""
@@ -86,11 +100,12 @@ def _attention_on(choice: str, device_type: str, index: int | None) -> Backend:
     _checked(choice)
     if choice == "torch" or (choice == "auto" and device_type == "cpu"):
         return _settle("torch", device_type)
-    refusal = _flash_refusal(device_type, index) if choice == "flash" else triton_refusal(device_type, index)
+    refusal = flash_refusal(device_type, index) if choice == "flash" else triton_refusal(device_type, index)
     if refusal is None:
         return _settle("flash" if choice == "flash" else "triton", device_type)
-    say_once(f"attention on {device_type} falls back to torch: {refusal}")
-    return "torch"
+    fallback: Backend = _attention_on("auto", device_type, index) if choice == "flash" else "torch"
+    say_once(f"attention on {device_type} falls back to {fallback}: {refusal}")
+    return fallback
 
 
 @cache
@@ -117,18 +132,6 @@ def _checked(choice: str) -> str:
 def _settle(backend: Backend, device_type: str) -> Backend:
     _log.info("attention over a cache on %s: %s", device_type, backend)
     return backend
-
-
-def _flash_refusal(device_type: str, index: int | None) -> str | None:
-    if device_type != "cuda":
-        return "flash-attn needs a GPU"
-    if torch.cuda.get_device_capability(index) < OLDEST:
-        return "flash-attn needs compute capability 8.0 or newer"
-    try:
-        attention_flash.function()
-    except ImportError as error:
-        return str(error)
-    return triton_refusal(device_type, index)  # it appends with our kernel
 
 
 def _interpreting() -> bool:

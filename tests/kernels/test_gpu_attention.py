@@ -324,3 +324,10 @@ def test_flash_attention_is_called_as_it_wants(name: str, version: int, monkeypa
     monkeypatch.setattr(attention_flash, "refusal", lambda call: None)
     monkeypatch.setattr(attention, "attention_backend", lambda device: "flash")
     compare(make(**{"causal": True, **CASES[name]}, device=DEVICE))
+
+
+@pytest.mark.skipif(triton_refusal(DEVICE.type) is not None, reason=str(triton_refusal(DEVICE.type)))
+def test_what_flash_attention_refuses_our_kernel_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "attention_backend", lambda device: "flash")
+    monkeypatch.setattr(attention.attention_sdpa, "run", None)
+    compare(make(causal=True, lengths=[30, 7], rotary=True, device=DEVICE))  # fp32

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from speechgpt_gen.kernels import selection
+from speechgpt_gen.kernels import attention_flash, selection
 from speechgpt_gen.kernels.selection import attention_backend, fused, triton_refusal, use, using
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -56,8 +56,23 @@ def test_missing_triton_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_missing_flash_attention_falls_back(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     gpu(monkeypatch, (9, 0))
     with using("flash"):
-        assert attention_backend(CUDA) == "torch"
-    assert "no flash-attn 2, 3 or 4 is installed" in caplog.text
+        assert attention_backend(CUDA) == "triton"
+    assert "falls back to triton: no flash-attn 2, 3 or 4 is installed" in caplog.text
+
+
+@pytest.mark.parametrize(("capability", "backend"), [((8, 0), "triton"), ((9, 0), "flash"), ((12, 0), "triton")])
+def test_flash_attention_4_is_taken_where_it_reads_caches(
+    capability: tuple[int, int], backend: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def flash_attn_varlen_func() -> None: ...
+
+    gpu(monkeypatch, capability)
+    monkeypatch.setattr(attention_flash, "function", lambda: flash_attn_varlen_func)
+    with using("flash"):
+        assert attention_backend(CUDA) == backend
+    said = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(said) == (backend == "triton")
+    assert all(f"not on {capability[0]}.0" in line for line in said)
 
 
 def test_unknown_choice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
