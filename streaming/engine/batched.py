@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from ...kernels.graph import Lane
-from ...kernels.selection import attention_backend, use
+from ...kernels.selection import attention_backend
 from ...models.audio import HOP
 from ...models.bundle import Bundle, read_config
 from ...models.errors import ConfigError, EngineError
@@ -101,10 +101,7 @@ class BatchedEngine(LocalEngine):
         if device.type == "cuda":
             # Python hands itself from thread to thread every 5 ms otherwise: as long as a whole decode step.
             sys.setswitchinterval(0.0005)
-        if attention_backend(device) == "flash":
-            log.warning("attention falls back to torch: flash-attn has no idle rows, which a batch of slots needs")
-            use("torch")
-        able = attention_backend(device) == "triton"
+        able = attention_backend(device) != "torch"
         if device.type == "cuda" and not able:
             log.warning("no CUDA graphs for decoding: torch's attention over a cache looks at lengths on the host")
         decoding = Lane(device, capture=able)

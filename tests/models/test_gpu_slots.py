@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from speechgpt_gen.kernels.graph import Lane
+from speechgpt_gen.kernels.selection import flash_refusal, using
 from speechgpt_gen.kernels.weight_only import round_weights_
 from speechgpt_gen.models.bundle import Bundle, load_bundle
 from speechgpt_gen.models.eightb import eight_config, random_bundle
@@ -79,6 +80,18 @@ def test_captured_bursts_draw_what_plain_calls_draw(dtype: str) -> None:
     assert all(codes[0] >= 0 for codes in wanted)
 
 
+def test_captured_bursts_by_flash_attention_draw_what_plain_calls_draw() -> None:
+    reason = flash_refusal("cuda")
+    if reason is not None:
+        pytest.skip(reason)
+    bundle = small("cuda")
+    bundle.semantic.fuse_()
+    with using("flash"):
+        wanted = drawn(bundle, capture=False)
+        assert drawn(bundle, capture=True) == wanted
+    assert all(codes[0] >= 0 for codes in wanted)
+
+
 def test_captured_bursts_over_an_fp8_cache_draw_what_plain_calls_draw() -> None:
     if torch.cuda.get_device_capability() < (8, 9):
         pytest.skip("this GPU has no fp8")
@@ -107,7 +120,12 @@ def spoken(bundle: Bundle, *, capture: bool, alone: bool) -> list[torch.Tensor]:
     return latents
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 5e-2)])
+def apart(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """The difference, relative to what there should be; NaN is no difference below any tolerance."""
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
 def test_a_captured_solve_is_the_masked_run_and_company_changes_no_bit(dtype: torch.dtype, tolerance: float) -> None:
     bundle = small("cuda")
     for parameter in bundle.perceptual.parameters():
@@ -115,8 +133,8 @@ def test_a_captured_solve_is_the_masked_run_and_company_changes_no_bit(dtype: to
     alone = spoken(bundle, capture=True, alone=True)
     for ours, theirs in zip(alone, spoken(bundle, capture=True, alone=False), strict=True):
         assert torch.equal(ours, theirs)
-    for ours, theirs in zip(alone, spoken(bundle, capture=False, alone=True), strict=True):
-        torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=tolerance)
+    plain = torch.cat(spoken(bundle, capture=False, alone=True))
+    assert apart(torch.cat(alone), plain) < tolerance
     units = [
         torch.randint(1024, (length,), generator=torch.Generator().manual_seed(seed)).cuda() for seed, length in BLOCKS
     ]
@@ -131,7 +149,7 @@ def test_a_captured_solve_is_the_masked_run_and_company_changes_no_bit(dtype: to
         schedule=bundle.config.blocks,
         prompt=(voice.latents, codebook[voice.units]),
     )
-    torch.testing.assert_close(torch.cat(alone), offline[0], atol=tolerance, rtol=tolerance)
+    assert apart(torch.cat(alone), offline[0]) < tolerance
 
 
 def test_the_captured_ear_hears_what_plain_calls_hear() -> None:
