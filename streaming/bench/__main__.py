@@ -1,4 +1,4 @@
-"""`python -m speechgpt_gen.streaming.bench engine|flow|first-audio|sessions|loop|all`: measure on a bare machine."""
+"""`python -m speechgpt_gen.streaming.bench NAME`, or `all`: measure on a bare machine."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from speechgpt_gen.models.bundle import load_bundle
-from speechgpt_gen.streaming.bench import common, every, plot
+from speechgpt_gen.streaming.bench import attention, common, every, plot
+from speechgpt_gen.streaming.bench.attention import bench_attention
 from speechgpt_gen.streaming.bench.common import Subject, copy_gb_per_s, spread, times_ms
 from speechgpt_gen.streaming.bench.decode import bench_engine, weight_bytes
 from speechgpt_gen.streaming.bench.flow import bench_flow
@@ -75,6 +76,36 @@ def test_sessions_are_measured() -> None:
     assert [row["sessions"] for row in figures["rows"]] == [1, 2]
     assert all(row["failed"] == 0 and row["first_audio_ms"]["p50"] > 0 for row in figures["rows"])
     assert figures["rows"][0]["unevenness"] == 1.0
+
+
+def test_attention_is_measured_by_every_back_end_that_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    figures, _ = bench_attention(TINY)
+    assert set(figures["absent"]) == {"triton", "flash"}
+    assert "need a GPU" in figures["absent"]["triton"]
+    assert [row["part"] for row in figures["rows"]] == ["decode"] * 2 + ["prefill"] * 2 + ["flow"] * 2
+    for row in figures["rows"]:
+        assert row["torch"]["ms"]["p50"] > 0
+        assert row["quickest"] == "torch"
+    assert every.headline(figures) == "torch in 6 shapes"
+
+
+def test_a_back_end_that_breaks_down_costs_its_own_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise AssertionError("paged KV\nnot supported")
+
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(attention, "attention_with_kvcache", broken)
+    row = bench_attention(TINY)[0]["rows"][0]
+    assert row["torch"] == {"error": "AssertionError: paged KV not supported"}
+    assert row["quickest"] is None
+
+
+def test_the_engines_rows_are_measured_however_long_they_take() -> None:
+    judged = every.TASKS[:6]
+    assert {"engine", "flow", "first-audio", "sessions"} < {task.name for task in judged}
+    assert "engine-transformers" in {task.name for task in judged}
+    assert sum(task.seconds for task in judged) <= every.BUDGET_S < 9 * 60
 
 
 def test_sessions_are_drawn() -> None:
