@@ -7,6 +7,7 @@ perceptual.safetensors and voices.safetensors. Nothing else is read, and nothing
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,8 @@ from .voice import Voice
 Packing = Literal["float32", "float16", "bfloat16", "int8"]
 PRECISIONS = ("float32", "bfloat16", "float16", "int8", "fp8")
 PARTS = ("tokenizer", "semantic", "perceptual")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -249,7 +252,11 @@ def _read_config(path: Path) -> BundleConfig:
 
 
 def _load(module: nn.Module, path: Path) -> None:
-    load_strict(module, unpack(load_state(path), path), path)
+    state = unpack(load_state(path), path)
+    kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in state.values() if tensor.is_floating_point()}
+    if others := sorted(kinds - {"float32"}):
+        log.info("%s holds %s: converted to the precision that is asked for", path, " and ".join(others))
+    load_strict(module, state, path)
 
 
 def _read_voices(path: Path, config: BundleConfig) -> dict[str, Voice]:

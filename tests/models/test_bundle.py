@@ -55,13 +55,16 @@ def test_a_folder_is_read_as_it_was_written(tiny: Bundle, folder: Path) -> None:
     assert not loaded.perceptual.training
 
 
-def test_packed_weights_are_close(tiny: Bundle, tmp_path: Path) -> None:
+def test_packed_weights_are_close(tiny: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_bundle(tiny, tmp_path, {"semantic": "int8", "perceptual": "float16", "tokenizer": "bfloat16"})
+    caplog.set_level("INFO", "speechgpt_gen.models.bundle")
     for key, value in states(load_bundle(tmp_path)).items():
         wanted = states(tiny)[key]
         assert value.dtype == wanted.dtype
         if value.is_floating_point():
             torch.testing.assert_close(value, wanted, rtol=0.01, atol=0.02)
+    holds = [(Path(str(record.args[0])).stem, record.args[1]) for record in caplog.records if record.args]  # type: ignore[index]
+    assert holds == [("tokenizer", "bfloat16"), ("perceptual", "float16")]
     assert load_file(tmp_path / "semantic.safetensors")["lm_head.weight.int8"].dtype == torch.int8
 
 
