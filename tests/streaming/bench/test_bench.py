@@ -208,5 +208,12 @@ def test_times_are_times() -> None:
     assert common.peak_memory_gb(device) is None
 
 
+def test_figures_are_not_lost_for_a_profile() -> None:
+    def broken() -> None:
+        raise RuntimeError("CUPTI\nis busy")
+
+    assert common.profile_table(broken, torch.device("cpu")) == "no profile: RuntimeError: CUPTI is busy\n"
+
+
 def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
