@@ -16,8 +16,14 @@ _WINDOW = samples(0.4)
 
 _FLOOR = samples(0.02)
 _CEILING = samples(0.12)
-_ACCIDENT = samples(0.06)
-"""A gap up to this is the network's usual unrest, against which a reserve helps; a longer one is an accident."""
+_ACCIDENT = samples(0.13)
+"""A network from which nothing comes for longer had an accident, against which no reserve would have helped. Loss and
+50 ms of jitter, with the wait for what is missing, leave up to 130 ms without sound; an outage that is no longer than
+that is taken for unrest, and its delay may stay for seconds."""
+
+_RECOVERY = samples(1.0)
+_SHORT_WINDOW = samples(0.2)
+"""Behind an accident comes a burst of what it held up. The sound is torn already: rather a cut more than a delay."""
 
 _SLACK = samples(0.02)
 _QUIET_DB = -50.0
@@ -47,6 +53,8 @@ class Playback:
         self._filling = True
         self._gap = 0
         self._dry = 0
+        self._outage = self._without = 0
+        self._recovering = self._owed = 0
         self._reserve = _FLOOR
         self._lowest = self._highest = 0
         self._watched = 0
@@ -65,6 +73,7 @@ class Playback:
     def push(self, pcm: Pcm) -> None:
         """The next sound, (n,) at 16 kHz."""
         if len(pcm):
+            self._outage, self._without = max(self._outage, self._without), 0
             self._blocks.append(pcm)
             self._depth += len(pcm)
 
@@ -83,6 +92,7 @@ class Playback:
 
     def pull(self, n: int) -> Pcm:
         """What the loudspeaker plays next, (n,): silence until a reserve is there, and where there is nothing."""
+        self._without += n
         if self._filling and self._depth < (self._reserve if self._expecting or self._paced else 1):
             self._miss(n)
             return np.zeros(n, np.float32)
@@ -122,7 +132,9 @@ class Playback:
         self._watched = 0
         if self._gap:
             self.gaps.append(self._gap)
-        if self.played and self._dry <= _ACCIDENT:
+        if self._outage > _ACCIDENT:
+            self._recovering, self._owed = _RECOVERY, self._dry
+        elif self.played:
             self._reserve = min(_CEILING, self._reserve + self._dry)
         self._gap = self._dry = 0
 
@@ -131,17 +143,23 @@ class Playback:
         self._lowest = min(self._lowest, self._depth - n)
         self._highest = max(self._highest, self._depth)
         self._watched += n
-        if self._watched >= _WINDOW:
+        self._recovering = max(0, self._recovering - n)
+        if self._watched >= (_SHORT_WINDOW if self._recovering else _WINDOW):
             surplus = self._lowest - self._reserve
-            if surplus > _MUCH and self._surplus:
+            if self._recovering:  # as late as before the accident is late enough, whatever the reserve
+                surplus = max(surplus, min(self._owed, self._lowest - _FLOOR))
+            if surplus > (_SLACK if self._recovering else _MUCH) and (self._surplus or self._recovering):
                 self._take(surplus)  # no pause came
+                self._owed = max(0, self._owed - surplus)
                 surplus = 0
             self._surplus = surplus if surplus > _SLACK else 0
             # Sound comes a frame at a time. A network that is calm again needs no reserve for its one accident.
             unrest = self._highest - self._lowest - FRAME
-            self._reserve = max(_FLOOR, min(round(self._reserve * _CALM), _FLOOR + 2 * unrest))
+            if not self._recovering:
+                self._reserve = max(_FLOOR, min(round(self._reserve * _CALM), _FLOOR + 2 * unrest))
             self._lowest = self._highest = self._depth
             self._watched = 0
+            self._outage = 0
         while self._surplus >= _BLOCK and self._depth > n + _BLOCK and dbfs(self._head()) < _QUIET_DB:
             self._take(_BLOCK)
             self._surplus -= _BLOCK

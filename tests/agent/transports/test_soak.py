@@ -12,6 +12,7 @@ from speechgpt_gen.agent.bench.report import raised
 from speechgpt_gen.agent.client.ear import Ear
 from speechgpt_gen.agent.transports.jitter import FRAME, JitterBuffer
 from speechgpt_gen.agent.transports.receive import AudioReceiver
+from speechgpt_gen.agent.transports.track import OpusEncoder
 from speechgpt_gen.streaming.clock import VirtualClock
 
 LOSS, JITTER = 0.05, 0.05
@@ -30,6 +31,7 @@ async def listen(
     stall: float = 0.3,
     loss: float = LOSS,
     jitter: float = JITTER,
+    packet: bytes = SILENT_PACKET,
 ) -> tuple[Ear, JitterBuffer, float]:
     """A stream of so many seconds, heard through loss and jitter; all packets wait at `stalls`, for `stall` seconds."""
     clock, rng = VirtualClock(), random.Random(seed)
@@ -54,7 +56,7 @@ async def listen(
             continue
         heapq.heappop(packets)
         await clock.advance(max(0.0, due - clock.now()))
-        receiver.receive(number % 2**16, number * FRAME % 2**32, SILENT_PACKET)
+        receiver.receive(number % 2**16, number * FRAME % 2**32, packet)
     return ear, receiver.buffer, clock.now()
 
 
@@ -85,3 +87,34 @@ async def test_one_accident_of_a_calm_network_is_soon_made_good(stall: float, ji
     _, most, longest = raised(ear.lags, end)
     assert most > 0.05
     assert 0 < longest <= BACK_WITHIN
+
+
+@pytest.mark.parametrize("pauses", [True, False])
+@pytest.mark.parametrize(
+    ("stall", "loss", "jitter", "seed"),
+    [
+        (0.15, 0.0, 0.03, 1),
+        (0.15, LOSS, JITTER, 3),
+        (0.2, LOSS, JITTER, 2),
+        (0.3, 0.0, 0.0, 0),
+        (0.3, LOSS, JITTER, 2),
+        (0.3, LOSS, JITTER, 3),
+    ],
+)
+async def test_an_outage_on_top_of_jitter_is_caught_up_with_within_a_second(
+    stall: float, loss: float, jitter: float, seed: int, pauses: bool
+) -> None:
+    """Also where the voice makes no pause in which sound could be left out."""
+    packet = SILENT_PACKET if pauses else voice_packet()
+    ear, _, end = await listen(24, seed=seed, stalls=(8.0, 16.0), stall=stall, loss=loss, jitter=jitter, packet=packet)
+    _, most, longest = raised(ear.lags, end)
+    assert max(ear.gaps) > 0.05, "it is heard"
+    assert most > 0.1
+    assert 0 < longest <= BACK_WITHIN
+
+
+def voice_packet() -> bytes:
+    """20 ms that are never quiet."""
+    encoder = OpusEncoder()
+    tone = (0.2 * np.sin(2 * np.pi * 300 * np.arange(320) / 16_000)).astype(np.float32)
+    return [bytes(encoder.encode(tone)) for _ in range(5)][-1]
