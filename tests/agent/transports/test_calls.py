@@ -22,8 +22,10 @@ from speechgpt_gen.agent.events import EventError
 from speechgpt_gen.agent.settings import Settings, load_settings
 from speechgpt_gen.agent.transports.webrtc import Calls
 from speechgpt_gen.client import Client, Ear, Event, Playout, ServerError
+from speechgpt_gen.models.bundle import load_bundle
 from speechgpt_gen.models.semantic.pieces import Message
 from speechgpt_gen.streaming.clock import RealClock
+from speechgpt_gen.streaming.engine.batched import BatchedEngine
 from speechgpt_gen.streaming.engine.fake import FakeEngine
 from speechgpt_gen.streaming.engine.tones import decode_words
 
@@ -34,7 +36,7 @@ Caller = Client[Playout, Ear]
 class Server:
     """A server on a free port of 127.0.0.1, its calls and its engine in reach."""
 
-    def __init__(self, engine: FakeEngine, settings: Settings) -> None:
+    def __init__(self, engine: Any, settings: Settings) -> None:
         self.engine = engine
         self.calls = Calls(engine, settings)
         app = Starlette(routes=self.calls.routes())
@@ -61,7 +63,9 @@ async def eventually(condition: Callable[[], Any], within: float = 20.0) -> None
 
 
 @asynccontextmanager
-async def talking(engine: FakeEngine | None = None, **settings: Any) -> AsyncIterator[tuple[Server, Caller]]:
+async def talking(
+    engine: FakeEngine | BatchedEngine | None = None, **settings: Any
+) -> AsyncIterator[tuple[Server, Caller]]:
     """A server, and a client whose session has begun."""
     async with (
         Server(engine or FakeEngine(words=4), load_settings(vad="webrtc", **settings)) as server,
@@ -104,6 +108,21 @@ async def test_a_spoken_turn_is_heard_back(speechlike: Speech) -> None:
         assert words(client) == [1, 2, 3, 4]
         assert float(done["metadata"]["played_ms"]) > 0
         assert call_of(client).receiver.stats.lost == 0
+
+
+async def test_a_call_to_the_engine_that_a_gpu_serves_by(speechlike: Speech) -> None:
+    """The batched engine of `serve --device cuda`, its kernels' plain twins, a small model: a spoken turn by WebRTC."""
+    engine = BatchedEngine(load_bundle("tiny"), 2, device="cpu", context=512)
+    await engine.start()
+    async with talking(engine, max_answer_s=0.6) as (_, client):
+        client.microphone.push(1, speechlike(1.0))
+        client.microphone.end(1)
+        done = (await event(client, "response.done", within=60.0))["response"]
+        assert done["status"] in ("completed", "incomplete")
+        parts = [float(done["metadata"][f"{part}_ms"]) for part in ("prefill", "decode", "flow", "codec")]
+        assert min(parts) > 0
+        await eventually(lambda: np.abs(client.speaker.recording()).max(initial=0.0) > 0)
+    await engine.stop()
 
 
 async def test_the_buffer_events_bracket_the_sound(speechlike: Speech) -> None:
