@@ -59,7 +59,7 @@ class SemanticRecipe:
     """Times an epoch that each pair comes as text alone: a tenth of the tokens of its sound, and all of its content."""
     dialogue: float = 1.0
     """Share of the spoken questions that get their answer's sound too; the others end with its text."""
-    ahead: int = 4
+    ahead: int = 7
     """Frames by which a word is spelled before the recogniser hears it begin: its onset must not come before its
     letters are known, and alignment is no more exact than that."""
     read: int = 1

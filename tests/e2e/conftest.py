@@ -24,7 +24,7 @@ import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
 
 HERE = Path(__file__).parent
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
@@ -76,14 +76,25 @@ def free_port() -> int:
 class Server:
     """A process that serves the page; it can stop, be killed and come back on the same port."""
 
-    def __init__(self, engine: dict[str, Any], settings: dict[str, Any]) -> None:
+    def __init__(self, command: Callable[[int], list[str]]) -> None:
+        """command: what serves on a port."""
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/"
-        self._wanted = json.dumps({"engine": engine, "settings": {**settings, "port": self.port}})
+        self._command = command(self.port)
         self.process: subprocess.Popen[bytes] | None = None
 
+    @classmethod
+    def fake(cls, engine: dict[str, Any], settings: dict[str, Any]) -> Server:
+        """One with a FakeEngine of these arguments."""
+
+        def command(port: int) -> list[str]:
+            wanted = json.dumps({"engine": engine, "settings": {**settings, "port": port}})
+            return [sys.executable, str(HERE / "serve_fake.py"), wanted]
+
+        return cls(command)
+
     def start(self) -> None:
-        self.process = subprocess.Popen([sys.executable, str(HERE / "serve_fake.py"), self._wanted])
+        self.process = subprocess.Popen(self._command)
         deadline = time.monotonic() + 60
         while True:
             assert self.process.poll() is None, "the server ended by itself"
@@ -106,7 +117,7 @@ class Server:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Browser tests go last: playwright keeps an event loop running, beside which no asynchronous test can run."""
-    items.sort(key=lambda item: "browser" in getattr(item, "fixturenames", ()))
+    items.sort(key=lambda item: bool({"visit", "browser", "chromium"} & set(getattr(item, "fixturenames", ()))))
 
 
 @pytest.fixture(scope="session")
@@ -119,7 +130,9 @@ def serve() -> Iterator[Callable[..., Server]]:
 
     def start(settings: dict[str, Any] | None = None, **engine: Any) -> Server:
         key = json.dumps([settings, engine], sort_keys=True)
-        server = servers.setdefault(key, Server({"transcript": "how are you", "words": 5, **engine}, settings or {}))
+        server = servers.setdefault(
+            key, Server.fake({"transcript": "how are you", "words": 5, **engine}, settings or {})
+        )
         if server.process is None:
             server.start()
         return server
@@ -129,6 +142,16 @@ def serve() -> Iterator[Callable[..., Server]]:
         server.end()
 
 
+@pytest.fixture
+def nano() -> Iterator[Server]:
+    """`speechgpt-gen serve` as it comes, with the weights in the package."""
+    script = Path(sys.executable).with_name("speechgpt-gen")
+    server = Server(lambda port: [str(script), "serve", "--port", str(port)])
+    server.start()
+    yield server
+    server.end()
+
+
 @pytest.fixture(scope="session")
 def utterance_pcm() -> Callable[[float, int], NDArray[np.float32]]:
     """`utterance_pcm(seconds, rate)`: a question."""
@@ -136,22 +159,43 @@ def utterance_pcm() -> Callable[[float, int], NDArray[np.float32]]:
 
 
 @pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """Chromium, silent until a page is opened."""
+def playwright() -> Iterator[Playwright]:
+    """One for all: a second one in this process would find the first one's event loop running."""
+    with sync_playwright() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def chromium(
+    playwright: Playwright, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[NDArray[np.float32]], Browser]]:
+    """`chromium(recording)`: a browser whose microphone plays 16 kHz samples (N,), again and again."""
     path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         reason = "no Chromium is installed: install Debian's `chromium`, or name one in CHROMIUM"
         if os.environ.get("SPEECHGPT_GEN_REQUIRE_BROWSER") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
+    launched: list[Browser] = []
+
+    def launch(recording: NDArray[np.float32]) -> Browser:
+        microphone = write_wav(tmp_path_factory.mktemp("microphone") / "question.wav", recording)
+        flags = [*FLAGS, f"--use-file-for-fake-audio-capture={microphone}"]
+        launched.append(playwright.chromium.launch(executable_path=path, args=flags))
+        return launched[-1]
+
+    yield launch
+    for each in launched:
+        each.close()
+
+
+@pytest.fixture(scope="session")
+def browser(chromium: Callable[[NDArray[np.float32]], Browser]) -> Browser:
+    """Chromium, silent until a page is opened."""
     recording = np.zeros(round(LOOP_SECONDS * 16_000), np.float32)
     question = utterance(SPEECH_SECONDS)
     recording[round(LEAD_SECONDS * 16_000) :][: len(question)] = question
-    microphone = write_wav(tmp_path_factory.mktemp("microphone") / "question.wav", recording)
-    with sync_playwright() as playwright:
-        flags = [*FLAGS, f"--use-file-for-fake-audio-capture={microphone}"]
-        yield (browser := playwright.chromium.launch(executable_path=path, args=flags))
-        browser.close()
+    return chromium(recording)
 
 
 def decode_recording(text: str) -> NDArray[np.float32]:
@@ -220,13 +264,24 @@ class User:
 
 
 @pytest.fixture
-def visit(browser: Browser) -> Iterator[Callable[..., User]]:
-    """`visit(url, keep={...})`: a new visitor's page, with these settings kept; other options are of the context."""
+def visit(request: pytest.FixtureRequest) -> Iterator[Callable[..., User]]:
+    """`visit(url, keep={...})`: a new visitor's page, with these settings kept; other options are of the context.
+
+    It is opened in the session's browser, or in `using`.
+    """
     contexts: list[BrowserContext] = []
     users: list[User] = []
 
-    def open_page(url: str, *, microphone: bool = True, keep: dict[str, Any] | None = None, **options: Any) -> User:
-        context = browser.new_context(permissions=["microphone"] if microphone else [], **options)
+    def open_page(
+        url: str,
+        *,
+        microphone: bool = True,
+        keep: dict[str, Any] | None = None,
+        using: Browser | None = None,
+        **options: Any,
+    ) -> User:
+        opened = using or request.getfixturevalue("browser")
+        context = opened.new_context(permissions=["microphone"] if microphone else [], **options)
         contexts.append(context)
         kept = json.dumps(json.dumps({**RAW, **(keep or {})}))
         context.add_init_script(f"localStorage.getItem('{STATE}') ?? localStorage.setItem('{STATE}', {kept})")
