@@ -26,6 +26,7 @@ from .packing import pack, unpack
 from .perceptual.block_causal import BlockCausalConfig, BlockCausalFlow
 from .perceptual.flow_matching import Solver
 from .perceptual.schedule import BlockSchedule
+from .semantic.layout import MAX_HISTORY_TURNS
 from .semantic.llama import SemanticConfig, SemanticModel
 from .semantic.vocabulary import N_UNITS, SpeechVocabulary
 from .speech_tokenizer.streaming import StreamingSpeechTokenizer, StreamingTokenizerConfig
@@ -49,6 +50,9 @@ class BundleConfig:
     format: Literal["speechgpt-gen"] = "speechgpt-gen"
     solver: Solver = field(default_factory=lambda: Solver("euler", 6))
     blocks: BlockSchedule = field(default_factory=BlockSchedule)
+    history_turns: int = MAX_HISTORY_TURNS
+    """Earlier turns that the semantic model is told; 0: neither those nor instructions, for one that hears worse after
+    them."""
     description: str = ""
     license: str = ""
 

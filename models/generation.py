@@ -81,6 +81,7 @@ class Listener:
 
     def __init__(self, bundle: Bundle, decoder: Decoder | None = None, ear: Ear | None = None) -> None:
         self._encoder = ear or PlainEar(bundle)
+        self._turns = bundle.config.history_turns
         decoder = decoder or LocalDecoder(bundle.semantic, Grammar(bundle.vocabulary))
         self._session = SemanticSession(decoder)
         self.longest = 0.5 * decoder.capacity / 55
@@ -93,7 +94,7 @@ class Listener:
         """Start a turn after `history`."""
         self.close_answer()
         self._history = tuple(history)
-        self._session.begin_turn(self._history)
+        self._session.begin_turn(self._told(self._history))
         self._ear = self._encoder.open()
         self._waiting: list[NDArray[np.float32]] = []
         self._samples = 0
@@ -249,11 +250,21 @@ class Listener:
         mark = self._session.mark()
         try:
             if tuple(history) != self._history:
-                self._session.begin_turn(history)
+                self._session.begin_turn(self._told(history))
                 self._session.hear(self._heard)
             yield
         finally:
             self._session.rewind(mark)
+
+    def _told(self, history: Sequence[Message]) -> Sequence[Message]:
+        """As much of a history as the semantic model takes."""
+        turns = self._turns
+        asked = [at for at, message in enumerate(history) if message.role == "user"]
+        if turns < 1:
+            return ()
+        if len(asked) <= turns:
+            return history
+        return [message for at, message in enumerate(history) if message.role == "system" or at >= asked[-turns]]
 
     def _instructed(self, history: Sequence[Message], instructions: str | None) -> Sequence[Message]:
         if instructions is None:

@@ -45,7 +45,7 @@ class LoopConfig:
     """Decay of an exponential moving average of the weights (0: none); the average is what is exported."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """"muon" moves the matrices of repeated layers by Muon (Jordan 2024; scaled to AdamW's rates, arXiv 2502.16982) and
-    the rest by AdamW: fewer steps to the same loss, in one process only."""
+    the rest by AdamW; in one process only."""
 
 
 class DivergedError(SpeechGPTGenError):

@@ -29,6 +29,7 @@ from ..bundle import PARTS, Bundle, BundleConfig, assemble, save_bundle
 from ..config import from_json
 from ..errors import ConfigError
 from ..perceptual.block_causal import BlockCausalConfig, BlockCausalFlow
+from ..semantic.layout import MAX_HISTORY_TURNS
 from ..semantic.llama import SemanticModel
 from ..semantic.vocabulary import SpeechVocabulary
 from ..speech_tokenizer.streaming import StreamingSpeechTokenizer
@@ -62,6 +63,8 @@ class Recipe:
     prompt_frames: int = 150
     temperature: float = 0.4
     """Scale of the prior's noise when speaking, against 1 in training: a young model is clearer with less of it."""
+    history_turns: int = MAX_HISTORY_TURNS
+    """Earlier turns that the model is told when it is used (`bundle.BundleConfig`)."""
     description: str = ""
     license: str = ""
 
@@ -235,6 +238,7 @@ def write_bundle(
         semantic.config,
         replace(perceptual.config, prior_sigma=recipe.temperature),
         tuple(voices),
+        history_turns=recipe.history_turns,
         description=recipe.description,
         license=recipe.license,
     )

@@ -1,6 +1,7 @@
 """The two halves of the chain: what the cuts of arriving audio and of units may not change."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,6 +54,26 @@ def test_an_answer_does_not_depend_on_how_audio_arrives(listener: Listener, cuts
     listener.begin([])
     hear(listener, *np.split(pcm, sorted(cuts)))
     assert first(listener.reply(seed=3)) == expected
+
+
+@pytest.mark.parametrize(("turns", "told"), [(0, slice(0, 0)), (1, slice(2, 4)), (2, slice(0, 4))])
+def test_a_model_is_told_as_many_turns_as_it_takes(bundle: Bundle, turns: int, told: slice) -> None:
+    talk = [Message("user", "one"), Message("assistant", "two"), Message("user", "three"), Message("assistant", "four")]
+    forgetful = Listener(replace(bundle, config=replace(bundle.config, history_turns=turns)))
+    attentive = Listener(bundle)
+    for each, history in ((forgetful, talk), (attentive, talk[told])):
+        each.begin(history)
+        hear(each, noise(12_000))
+    expected = first(attentive.reply(seed=3))
+    assert first(forgetful.reply(seed=3)) == expected
+    assert turns == 2 or first(forgetful.reply(seed=3)) != first(fully_told(bundle, talk).reply(seed=3))
+
+
+def fully_told(bundle: Bundle, talk: list[Message]) -> Listener:
+    made = Listener(bundle)
+    made.begin(talk)
+    hear(made, noise(12_000))
+    return made
 
 
 @pytest.mark.parametrize("taken", [0, 1, 5, 40])
