@@ -249,22 +249,21 @@ class Listener:
         """Let the turn, as far as it was heard, follow another history for a while."""
         mark = self._session.mark()
         try:
-            if tuple(history) != self._history:
-                self._session.begin_turn(self._told(history))
+            told = self._told(history)
+            if told != self._told(self._history):
+                self._session.begin_turn(told)
                 self._session.hear(self._heard)
             yield
         finally:
             self._session.rewind(mark)
 
-    def _told(self, history: Sequence[Message]) -> Sequence[Message]:
+    def _told(self, history: Sequence[Message]) -> tuple[Message, ...]:
         """As much of a history as the semantic model takes."""
-        turns = self._turns
-        asked = [at for at, message in enumerate(history) if message.role == "user"]
-        if turns < 1:
+        if self._turns < 1:
             return ()
-        if len(asked) <= turns:
-            return history
-        return [message for at, message in enumerate(history) if message.role == "system" or at >= asked[-turns]]
+        asked = [at for at, message in enumerate(history) if message.role == "user"]
+        first = asked[-self._turns] if len(asked) > self._turns else 0
+        return tuple(m for at, m in enumerate(history) if m.role == "system" or at >= first)
 
     def _instructed(self, history: Sequence[Message], instructions: str | None) -> Sequence[Message]:
         if instructions is None:
