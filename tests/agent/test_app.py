@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import time
 
 import numpy as np
 import pytest
@@ -21,14 +22,16 @@ SOCKET = "ws://127.0.0.1:8080/v1/realtime"
 
 @pytest.fixture
 def serve():
-    """serve(engine=None, **settings): a client of a started application."""
+    """serve(engine=None, **settings): a client of an application whose engine has started, or need not (wait=False)."""
     clients = []
 
-    def start(engine=None, **settings):
+    def start(engine=None, *, wait=True, **settings):
         app = create_app(engine or FakeEngine(words=2), Settings(**settings))
         client = TestClient(app, base_url=LOCAL)
         client.__enter__()
         clients.append(client)
+        while wait and client.get("/readyz").json()["status"] == "starting":
+            time.sleep(0.005)
         return client
 
     yield start
@@ -59,7 +62,7 @@ def test_not_ready_until_warm_and_says_why_it_failed(serve):
         async def start(self):
             await asyncio.sleep(3600)
 
-    client = serve(Slow())
+    client = serve(Slow(), wait=False)
     ready = client.get("/readyz")
     assert (ready.status_code, ready.json()["status"]) == (503, "starting")
     assert client.get("/healthz").status_code == 200
