@@ -21,6 +21,8 @@ def serve():
     def start(**settings):
         client = TestClient(create_app(FakeEngine(words=2), Settings(**settings)), base_url="http://127.0.0.1:8080")
         clients.append(client.__enter__())
+        while client.get("/readyz").json()["status"] == "starting":
+            time.sleep(0.005)
         return client
 
     yield start
