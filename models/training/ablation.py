@@ -8,6 +8,7 @@ they are installed (`evaluation/ablation.py`).
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -72,7 +73,7 @@ class Bench:
     judge: Judge
 
     def run(self, variant: Variant, folder: Path) -> tuple[list[Line], BlockCausalFlow]:
-        """Train a variant in `folder`, resuming there, and judge it on the way: its lines, and the trained model."""
+        """Train a variant in `folder`, an empty one, and judge it on the way: its lines, and the trained model."""
         config: BlockCausalConfig = replace(self.recipe.model, chain=variant.chain, prior=variant.prior)
         settings = replace(self.recipe, model=config, loop=replace(self.recipe.loop, seed=variant.seed))
         lines: list[Line] = []
@@ -153,6 +154,9 @@ def run_all(run: Path, settings: recipe.Recipe, judge: Callable[[Corpus], Judge]
     done = {line["variant"] for line in lines}
     for variant in VARIANTS:
         if variant.name not in done:
-            lines += bench.run(variant, path.parent / variant.name)[0]
+            folder = path.parent / variant.name
+            # What was stopped in the middle begins anew: its weights of earlier steps are gone, and were to be judged.
+            shutil.rmtree(folder, ignore_errors=True)
+            lines += bench.run(variant, folder)[0]
             write(path, lines)
     return path

@@ -111,6 +111,9 @@ def test_the_stages_end_in_a_bundle_that_loads(run: Path, tmp_path: Path) -> Non
         asked.append(len(made))
         return {"wer": float(sum(wav.isfinite().all() for wav in made.values())) / len(made)}
 
+    stopped = run / "ablation" / ablation.VARIANTS[0].name
+    stopped.mkdir(parents=True)
+    (stopped / "checkpoint.pt").write_bytes(b"half trained")
     path = ablation.run_all(run, settings, lambda corpus: judge)
     lines = ablation.read(path)
     assert [line["step"] for line in lines] == [1, 2, 3, 3, 3, 3, 3] * len(ablation.VARIANTS)
