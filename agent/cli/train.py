@@ -25,17 +25,18 @@ Start = Annotated[
 @app.command()
 @user_errors
 def prepare(
-    corpus: Annotated[
-        Path,
+    corpora: Annotated[
+        list[Path],
         typer.Argument(
-            help="Corpus: ours (manifest.tsv), LibriSpeech, MLS, VCTK, a TSV (audio, text, speaker), or a folder of "
-            "recordings with NAME.txt beside each."
+            metavar="CORPUS...",
+            help="Corpora to take as one, each ours (manifest.tsv), LibriSpeech, MLS, VCTK, a TSV (audio, text, "
+            "speaker), or a folder of recordings with NAME.txt beside each.",
         ),
     ],
     *,
     run: Run,
     synthesise: Annotated[
-        bool, typer.Option("--synthesise", help="First make the corpus in that folder by text-to-speech.")
+        bool, typer.Option("--synthesise", help="First make the (last) corpus in its folder by text-to-speech.")
     ] = False,
     texts: Annotated[
         Path | None, typer.Option(help="With --synthesise: folder of pairs.tsv, sentences.tsv, speakers.tsv.")
@@ -51,7 +52,7 @@ def prepare(
         typer.Option(min=0, help="Leave out recordings that Whisper reads with more than this WER (%); slow."),
     ] = None,
 ) -> None:
-    """Decode a corpus once into the run's folder; what cannot be used is counted and listed in problems.tsv."""
+    """Decode corpora once into the run's folder; what cannot be used is counted and listed in problems.tsv."""
     from concurrent.futures import ProcessPoolExecutor
     from contextlib import nullcontext
     from functools import partial
@@ -71,9 +72,9 @@ def prepare(
             from ...models.training.synthesis.build import Plan, build
 
             names = tuple(name.strip() for name in engines.split(","))
-            count, left_out = build(Plan(texts, names, seed=seed, most=most), corpus, pool)
-            typer.echo(f"{corpus}: {count} recordings made, {left_out} could not be")
-        made = decode(corpus, run / "corpus", limits=Limits(max_seconds, min_rate=min_rate), check=check, pool=pool)
+            count, left_out = build(Plan(texts, names, seed=seed, most=most), corpora[-1], pool)
+            typer.echo(f"{corpora[-1]}: {count} recordings made, {left_out} could not be")
+        made = decode(corpora, run / "corpus", limits=Limits(max_seconds, min_rate=min_rate), check=check, pool=pool)
     hours = sum(u.samples for u in made.utterances) / 16_000 / 3600
     typer.echo(f"{len(made.utterances)} utterances, {hours:.2f} hours, {len(made.speakers)} speakers")
     if problems := problems_of(run / "corpus"):

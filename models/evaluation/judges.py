@@ -27,6 +27,9 @@ Pcm = NDArray[np.float32]
 
 MODULES = ("faster_whisper", "jiwer", "whisper_normalizer", "resemblyzer", "speechmos", "pesq", "pystoi", "matplotlib")
 
+_DNSMOS_WINDOW = 144_160
+"""Samples, 9.01 s."""
+
 
 def load(module: str) -> Any:
     """Import a judge. Raises ModelNotFoundError that names the extra."""
@@ -140,10 +143,15 @@ class Judges:
         return np.asarray(found / np.linalg.norm(found), np.float32)
 
     def quality(self, pcm: Pcm) -> float:
-        """DNSMOS overall, 1 to 5; nan for silence."""
+        """DNSMOS overall, 1 to 5; nan for silence.
+
+        What is shorter than its window of nine seconds is repeated to one window, not to the next power of two windows,
+        as the package does: a short clip took seven times as long to say the same.
+        """
         if not np.any(pcm):
             return float("nan")
-        return float(load("speechmos.dnsmos").run(np.clip(pcm, -1, 1), SAMPLE_RATE)["ovrl_mos"])
+        window = np.resize(pcm, max(len(pcm), _DNSMOS_WINDOW))
+        return float(load("speechmos.dnsmos").run(np.clip(window, -1, 1), SAMPLE_RATE)["ovrl_mos"])
 
     def against(self, truth: Pcm, made: Pcm) -> tuple[float, float]:
         """PESQ and STOI of `made`; nan where they find no speech. Both are cut to the shorter."""

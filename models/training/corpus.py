@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,19 @@ class Utterance:
         return -(-self.samples // 320)
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A question and its answer as texts; `before` is what was said earlier, oldest first, `ways` are other words for
+    the question."""
+
+    pair: str
+    split: str
+    question: str
+    answer: str
+    before: tuple[Message, ...] = ()
+    ways: tuple[str, ...] = ()
+
+
 class Corpus:
     """Utterances and their audio (int16, memory mapped).
 
@@ -51,13 +65,11 @@ class Corpus:
         self.samples = np.memmap(cache / "samples.i16", dtype=np.int16, mode="c")
         self.speakers = sorted({u.speaker for u in self.utterances})
         self.by_id = {u.id: u for u in self.utterances}
-        told = cache / "history.json"
-        turns: dict[str, list[str]] = json.loads(told.read_text()) if told.is_file() else {}
-        self.history = {
-            pair: [Message("assistant" if n % 2 else "user", text) for n, text in enumerate(texts)]
-            for pair, texts in turns.items()
+        self.texts = {q.pair: Pair(q.pair, q.split, q.text, a.text) for q, a in self.pairs()} | {
+            row["pair"]: Pair(**{**row, "before": _turns(row["before"]), "ways": tuple(row["ways"])})
+            for row in _rows(cache / "pairs.json")
         }
-        """What was said before a pair's question, oldest first, of the pairs that follow something."""
+        """Every pair, recorded or not."""
 
     def audio(self, utterance: Utterance) -> NDArray[np.float32]:
         """Samples of one utterance in [-1, 1], shape (samples,)."""
@@ -68,9 +80,16 @@ class Corpus:
         """Utterances of the split `train` or `valid`."""
         return [u for u in self.utterances if u.split == name]
 
-    def pairs(self, split: str) -> Iterator[tuple[Utterance, Utterance]]:
-        """(question, answer) recordings of a split, each reading of a question with its answer."""
+    def pairs(self) -> Iterator[tuple[Utterance, Utterance]]:
+        """(question, answer) recordings, each reading of a question with its answer."""
         answers = {u.pair: u for u in self.utterances if u.kind == "answer"}
-        for u in self.utterances:
-            if u.kind == "question" and u.split == split and u.pair in answers:
-                yield u, answers[u.pair]
+        return ((q, answers[q.pair]) for q in self.utterances if q.kind == "question" and q.pair in answers)
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
+    return found
+
+
+def _turns(texts: list[str]) -> tuple[Message, ...]:
+    return tuple(Message("assistant" if n % 2 else "user", text) for n, text in enumerate(texts))

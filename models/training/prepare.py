@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 
 from ..errors import AudioError, ConfigError
 from .corpus import Corpus
-from .sources import TURN, Recording, read_source, rows_of
+from .sources import TURN, Recording, read_sources, rows_of
+from .synthesis.other_words import other_words
 
 SAMPLE_RATE = 16_000
 _FILES_A_PART = 200
@@ -62,7 +63,7 @@ class _Part:
 
 
 def prepare(
-    source: Path,
+    sources: Path | Sequence[Path],
     cache: Path,
     *,
     limits: Limits | None = None,
@@ -70,23 +71,24 @@ def prepare(
     pool: Executor | None = None,
     progress: bool = True,
 ) -> Corpus:
-    """Decode `source` into `cache` and return the corpus.
+    """Decode a corpus, or several as one, into `cache` and return it.
 
     check: looks at each decoded recording (N,) and says why its text is wrong, or None. pool: decodes in its processes;
-    then `check` must be a function of a module. Raises ConfigError when the source is no corpus, nothing of it can be
-    used, or the disk is full.
+    then `check` must be a function of a module. Raises ConfigError when a source is no corpus, two have the same id,
+    nothing can be used, or the disk is full.
     """
-    recordings = read_source(source)
+    folders = [sources] if isinstance(sources, Path) else list(sources)
+    recordings = read_sources(folders)
     parts = list(_parts(recordings))
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        _forget_other(cache, source, limits or Limits(), recordings)
+        _forget_other(cache, folders, limits or Limits(), recordings)
         decode = partial(_decode, cache, limits or Limits(), check)
         for number, _ in enumerate((pool.map if pool else map)(decode, parts), 1):
             if progress:
                 print(f"decoded {number}/{len(parts)} parts", flush=True)
         _join(cache, parts)
-        _keep_history(source, cache)
+        _keep_texts(folders, cache)
     except OSError as error:
         raise ConfigError(f"{cache} cannot be written: {error.strerror or error}; run the command again") from None
     return Corpus(cache)
@@ -104,16 +106,16 @@ def summary(problems: Sequence[Problem]) -> str:
 
 def _parts(recordings: list[Recording]) -> Iterator[_Part]:
     tarred = sorted((r for r in recordings if r.member), key=lambda r: (r.path, r.id))
-    for path, group in groupby(tarred, key=lambda r: r.path):
-        yield _Part(path.name, list(group))
+    for number, (path, group) in enumerate(groupby(tarred, key=lambda r: r.path)):
+        yield _Part(f"{number:05d}-{path.name}", list(group))  # two corpora may have shards of the same name
     files = [r for r in recordings if not r.member]
     for start in range(0, len(files), _FILES_A_PART):
         yield _Part(f"files-{start:07d}", files[start : start + _FILES_A_PART])
 
 
-def _forget_other(cache: Path, source: Path, limits: Limits, recordings: list[Recording]) -> None:
+def _forget_other(cache: Path, sources: Sequence[Path], limits: Limits, recordings: list[Recording]) -> None:
     """Drop parts that were decoded from something else: another source, other limits, other recordings."""
-    stamp = {"source": str(source.resolve()), **asdict(limits), "recordings": len(recordings)}
+    stamp = {"sources": [str(source.resolve()) for source in sources], **asdict(limits), "recordings": len(recordings)}
     note = cache / "source.json"
     if not note.is_file() or json.loads(note.read_text()) != stamp:
         shutil.rmtree(cache / "parts", ignore_errors=True)
@@ -244,9 +246,22 @@ def _join(cache: Path, parts: list[_Part]) -> None:
     shutil.rmtree(cache / "parts")
 
 
-def _keep_history(source: Path, cache: Path) -> None:
-    """Earlier turns of pairs, from the column `history` of `pairs.tsv`, where there is one."""
-    pairs = source / "pairs.tsv"
-    rows = rows_of(pairs, ("pair",)) if pairs.is_file() else []
-    told = {row["pair"]: row["history"].split(TURN) for row in rows if row.get("history")}
-    (cache / "history.json").write_text(json.dumps(told))
+def _keep_texts(sources: Sequence[Path], cache: Path) -> None:
+    """Pairs as texts, from `pairs.tsv` where there is one: earlier turns, and other words for what is asked."""
+    tables = [table for source in sources if (table := source / "pairs.tsv").is_file()]
+    rows = [row for table in tables for row in rows_of(table, ("pair", "question", "answer"))]
+    kept = {_plain(row["question"]) for row in rows if row.get("split") == "valid"}
+    made = []
+    for row in rows:
+        split, template = row.get("split") or "train", row.get("template", "")
+        ways = other_words(template, row["question"]) if split == "train" else []
+        made.append(
+            {"pair": row["pair"], "split": split, "question": row["question"], "answer": row["answer"],
+             "before": row["history"].split(TURN) if row.get("history") else [],
+             "ways": [way for way in ways if _plain(way) not in kept]}
+        )  # fmt: skip
+    (cache / "pairs.json").write_text(json.dumps(made))
+
+
+def _plain(text: str) -> str:
+    return " ".join("".join(c if c.isalnum() else " " for c in text.lower()).split())

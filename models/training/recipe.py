@@ -4,6 +4,7 @@
     RUN/units/                 stage one of the tokenizer      `tokenizer`
     RUN/spoken.npz             units and places of words       `tokenizer`
     RUN/acoustic/              stage two of the tokenizer      `tokenizer`
+    RUN/heard-N.npz            the same through noise          `semantic`
     RUN/semantic/              semantic model                  `semantic`
     RUN/codes.safetensors      all levels of codes             `perceptual`
     RUN/perceptual/            perceptual model                `perceptual`
@@ -58,6 +59,8 @@ class Recipe:
         )
     )
     """The model that is trained once for every chain, prior and seed (`ablation.py`)."""
+    views: int = 0
+    """Times that the semantic model also hears the corpus through noise (`augment.py`)."""
     voices: tuple[str, ...] = ("af_heart",)
     """Speakers of the corpus that become bundled voices; the first is the default and the one that answers."""
     prompt_frames: int = 150
@@ -113,9 +116,7 @@ def train_tokenizer(run: Path, recipe: Recipe, start: Bundle | None = None) -> N
     encoder = None if codec is None else codec.semantic
     semantic_units.train(corpus, run / "units", recipe.units, device=device(), start=encoder)
     if not (run / "spoken.npz").is_file():
-        module = semantic_units.SemanticUnits(recipe.units, len(corpus.speakers))
-        restore(module, run / "units")
-        extract(corpus, module, run / "spoken.npz")
+        extract(corpus, _stage_one(run, recipe, corpus).to(device()), run / "spoken.npz")
     units = all_units(corpus, load_spoken(run / "spoken.npz", corpus))
     acoustic.train(corpus, run / "acoustic", recipe.acoustic, units, device=device(), start=codec)
 
@@ -124,10 +125,14 @@ def load_tokenizer(run: Path, recipe: Recipe, corpus: Corpus) -> StreamingSpeech
     """The tokenizer that both stages made, in eval mode."""
     tokenizer = StreamingSpeechTokenizer(recipe.acoustic.tokenizer)
     restore(tokenizer, run / "acoustic")
-    stage_one = semantic_units.SemanticUnits(recipe.units, len(corpus.speakers))
-    restore(stage_one, run / "units")
-    tokenizer.semantic.load_state_dict(stage_one.encoder.state_dict())
+    tokenizer.semantic.load_state_dict(_stage_one(run, recipe, corpus).encoder.state_dict())
     return tokenizer.eval()
+
+
+def _stage_one(run: Path, recipe: Recipe, corpus: Corpus) -> semantic_units.SemanticUnits:
+    made = semantic_units.SemanticUnits(recipe.units, len(corpus.speakers))
+    restore(made, run / "units")
+    return made
 
 
 def _same(part: str, ours: object, wanted: object) -> None:
@@ -144,12 +149,19 @@ def train_semantic(run: Path, recipe: Recipe, start: Bundle | None = None) -> No
         if world.first:
             start.vocabulary.save(run / "semantic")
         world.wait()
+    spoken, noisy = _spoken(run, corpus), [run / f"heard-{n}.npz" for n in range(1, recipe.views + 1)]
+    if world.first:
+        for n, path in enumerate(noisy, 1):
+            if not path.is_file():
+                extract(corpus, _stage_one(run, recipe, corpus).to(device()), path, noise=np.random.default_rng(n))
+    world.wait()
     semantic_model.train(
         corpus,
-        _spoken(run, corpus),
+        spoken,
         run / "semantic",
         recipe.semantic,
         device=device(),
+        noisy=[load_spoken(path, corpus) for path in noisy],
         start=None if start is None else start.semantic,
         world=world,
     )

@@ -27,7 +27,7 @@ from ..semantic.pieces import Message
 from ..semantic.sequences import IGNORED, Labelled, TimedWord
 from ..semantic.vocabulary import N_UNITS, SpeechVocabulary
 from .batches import PackedRows
-from .corpus import Corpus, Utterance
+from .corpus import Corpus, Pair, Utterance
 from .extract import Spoken
 from .loop import Loop, LoopConfig
 from .lora import add_lora_
@@ -57,6 +57,11 @@ class SemanticRecipe:
     typed: float = 0.1
     chat: int = 2
     """Times an epoch that each pair comes as text alone: a tenth of the tokens of its sound, and all of its content."""
+    other_words: float = 0.5
+    """Share of these that are asked in other words, where the corpus knows any (`synthesis/other_words.py`)."""
+    misheard: float = 0.0
+    """Share of the words of typed questions that are lost or replaced, where the answer does not repeat them: what is
+    heard errs, and what was asked is still to be guessed."""
     dialogue: float = 1.0
     """Share of the spoken questions that get their answer's sound too; the others end with its text."""
     ahead: int = 7
@@ -101,6 +106,7 @@ class Document:
     """What a training sequence is made of; the random choices are drawn when it is built."""
 
     kind: str
+    pair: Pair | None
     heard: Utterance | None
     spoken: Utterance | None
     length: int
@@ -118,28 +124,39 @@ def documents(
         words = sum(len(vocabulary.spell(w)) + 2 for w in spoken[u.id].words)
         return len(spoken[u.id].units) + len(vocabulary.encode(u.text)) + words + 4
 
-    def before(pair: str) -> int:
-        return len(sequences.history(vocabulary, corpus.history.get(pair, [])))
+    def before(pair: Pair) -> int:
+        return len(sequences.history(vocabulary, pair.before))
+
+    def written(pair: Pair) -> int:
+        return len(vocabulary.encode(pair.answer)) + 4
+
+    def typed(pair: Pair) -> int:
+        return max(len(vocabulary.encode(text)) for text in (pair.question, *pair.ways)) + 2
 
     usable = [u for u in corpus.split(split) if spoken[u.id].words or u.kind == "nothing"]
-    keep = {u.id for u in usable}
     made: list[Document] = []
     rng = np.random.default_rng(recipe.loop.seed)
-    for q, a in corpus.pairs(split):
-        told, text = before(q.pair), len(vocabulary.encode(a.text)) + 4
-        if q.id in keep and spoken[a.id].words and rng.random() < recipe.dialogue:
-            made.append(Document("dialogue", q, a, told + heard(q) + said(a)))
-        elif q.id in keep:
-            made.append(Document("plan", q, a, told + heard(q) + text))
-        made += [Document("chat", q, a, told + len(vocabulary.encode(q.text)) + 2 + text)] * recipe.chat
+    answers = {u.pair: u for u in corpus.utterances if u.kind == "answer" and spoken[u.id].words}
+    for q in usable:
+        if q.kind != "question" or (pair := corpus.texts.get(q.pair)) is None:
+            continue
+        answer = answers.get(q.pair)
+        if answer is not None and rng.random() < recipe.dialogue:
+            made.append(Document("dialogue", pair, q, answer, before(pair) + heard(q) + said(answer)))
+        else:
+            made.append(Document("plan", pair, q, None, before(pair) + heard(q) + written(pair)))
+    for pair in corpus.texts.values():
+        if pair.split == split:
+            length = before(pair) + typed(pair) + written(pair)
+            made += [Document("chat", pair, None, None, length)] * recipe.chat
     for u in usable:
         if u.kind == "sentence":
-            made.append(Document("write", u, None, heard(u)))
-            made += [Document("read", None, u, said(u))] * recipe.read
+            made.append(Document("write", None, u, None, heard(u)))
+            made += [Document("read", None, None, u, said(u))] * recipe.read
         elif u.kind == "nothing":  # a sound without speech: the turn ends without a word
-            made.append(Document("write", u, None, heard(u)))
+            made.append(Document("write", None, u, None, heard(u)))
         elif u.kind == "question" and rng.random() < recipe.read_question:
-            made.append(Document("read", None, u, said(u)))
+            made.append(Document("read", None, None, u, said(u)))
     return made
 
 
@@ -155,17 +172,29 @@ class Builder:
         noisy: Sequence[dict[str, Spoken]] = (),
     ) -> None:
         self.spoken, self.vocabulary, self.recipe, self.noisy = spoken, vocabulary, recipe, noisy
-        self.told = corpus.history
-        self.unrelated = [(q.text, a.text) for q, a in corpus.pairs("train") if q.pair not in corpus.history]
+        self.unrelated = [p for p in corpus.texts.values() if p.split == "train" and not p.before]
 
     def heard(self, u: Utterance, rng: np.random.Generator) -> Labelled:
         """An utterance as the user's turn, as it was recorded or with noise."""
-        choice = int(rng.integers(len(self.noisy) + 1))
-        s = self.spoken[u.id] if choice == 0 else self.noisy[choice - 1][u.id]
-        if not s.words:
-            s = self.spoken[u.id]
+        views = [view[u.id] for view in self.noisy if u.id in view and (view[u.id].words or not u.text)]
+        s = [self.spoken[u.id], *views][int(rng.integers(len(views) + 1))]
         words = [TimedWord(w, min(e + self.recipe.delay, len(s.units))) for w, e in zip(s.words, s.ends, strict=True)]
         return sequences.heard(self.vocabulary, s.units.tolist(), words)
+
+    def question(self, pair: Pair, rng: np.random.Generator) -> str:
+        """What a pair asks, perhaps in other words and as it might be heard."""
+        text = pair.question
+        if pair.ways and rng.random() < self.recipe.other_words:
+            text = pair.ways[int(rng.integers(len(pair.ways)))]
+        kept, words = set(_plain(pair.answer)), []
+        for word in text.split():
+            if rng.random() >= self.recipe.misheard or not kept.isdisjoint(_plain(word)):
+                words.append(word)
+            elif rng.random() < 0.5:
+                other = self.unrelated[int(rng.integers(len(self.unrelated)))].question.split()
+                words.append(other[int(rng.integers(len(other)))])
+        made = " ".join(words)
+        return made if made and len(self.vocabulary.encode(made)) <= len(self.vocabulary.encode(text)) else text
 
     def spoken_answer(self, u: Utterance, mode: Mode, *, learn_text: bool) -> Labelled:
         """An utterance as the agent's answer."""
@@ -179,26 +208,30 @@ class Builder:
     def build(self, document: Document, rng: np.random.Generator, room: int) -> Labelled:
         """The sequence of one document, of at most `room` tokens."""
         made = Labelled()
-        heard, spoken, asked = document.heard, document.spoken, document.kind in ("dialogue", "plan", "chat")
-        told = self.told.get(heard.pair, []) if asked and heard is not None else []
-        if told:
-            made = sequences.history(self.vocabulary, told, learn_answers=True)
-        elif asked and self.unrelated and rng.random() < self.recipe.history:
+        pair, heard, spoken = document.pair, document.heard, document.spoken
+        if pair is not None and pair.before:
+            made = sequences.history(self.vocabulary, pair.before, learn_answers=True)
+        elif pair is not None and self.unrelated and rng.random() < self.recipe.history:
             for index in rng.integers(len(self.unrelated), size=int(rng.integers(1, 4))):
-                question, answer = self.unrelated[int(index)]
-                messages = [Message("user", question), Message("assistant", answer)]
+                other = self.unrelated[int(index)]
+                messages = [Message("user", other.question), Message("assistant", other.answer)]
                 turn = sequences.history(self.vocabulary, messages, learn_answers=True)
                 if len(made) + len(turn) + document.length <= room:
                     made = made + turn
-        if heard is not None:
-            typed = document.kind == "chat" or (asked and rng.random() < self.recipe.typed)
-            made = made + (sequences.typed(self.vocabulary, heard.text) if typed else self.heard(heard, rng))
-        if spoken is not None and document.kind in ("plan", "chat"):
-            made = made + sequences.planned(self.vocabulary, spoken.text)
-        elif spoken is not None:
-            mode: Mode = "direct" if asked and rng.random() < self.recipe.direct else "text"
-            made = made + self.spoken_answer(spoken, mode, learn_text=asked)
+        if pair is not None and (heard is None or rng.random() < self.recipe.typed):
+            made = made + sequences.typed(self.vocabulary, self.question(pair, rng) if heard is None else heard.text)
+        elif heard is not None:
+            made = made + self.heard(heard, rng)
+        if spoken is not None:
+            mode: Mode = "direct" if pair is not None and rng.random() < self.recipe.direct else "text"
+            made = made + self.spoken_answer(spoken, mode, learn_text=pair is not None)
+        elif pair is not None:
+            made = made + sequences.planned(self.vocabulary, pair.answer)
         return made
+
+
+def _plain(text: str) -> list[str]:
+    return "".join(c if c.isalnum() else " " for c in text.lower()).split()
 
 
 class Packed(NamedTuple):
@@ -313,8 +346,9 @@ def train(
     builder = Builder(corpus, spoken, vocabulary, recipe, noisy)
     batches = PackedBatches(builder, documents(corpus, spoken, vocabulary, recipe, "train"), recipe)
     held_out = documents(corpus, spoken, vocabulary, recipe, "valid")
-    clean = Builder(corpus, spoken, vocabulary, recipe)
-    judged = PackedBatches(clean, held_out, replace(recipe, unit_noise=0.0)) if held_out else None
+    plainly = replace(recipe, unit_noise=0.0, misheard=0.0)
+    clean = Builder(corpus, spoken, vocabulary, plainly)
+    judged = PackedBatches(clean, held_out, plainly) if held_out else None
 
     @torch.no_grad()
     def evaluate() -> dict[str, float]:

@@ -16,7 +16,7 @@ import csv
 import io
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -62,14 +62,19 @@ class Recording:
         return load_audio(io.BytesIO(data), max_seconds=max_seconds)
 
 
+def read_sources(sources: Sequence[Path]) -> list[Recording]:
+    """Every recording of one corpus or several. Raises ConfigError if one is none, or when two have the same id."""
+    return _unique((r for source in sources for r in read_source(source)), " and ".join(map(str, sources)))
+
+
 def read_source(source: Path) -> list[Recording]:
     """Every recording that a corpus names, in a fixed order. Raises ConfigError if it is no corpus."""
     if source.is_file():
-        return _unique(_tsv(source), source)
+        return _unique(_tsv(source), str(source))
     if not source.is_dir():
         raise ConfigError(f"no corpus in {source}: give a folder or a TSV with the columns audio, text, speaker")
     found = next((reader for there, reader in _LAYOUTS if there(source)), _folder)
-    recordings = _unique(found(source), source)
+    recordings = _unique(found(source), str(source))
     if not recordings:
         raise ConfigError(f"{source} holds no recording with a text: see `speechgpt-gen train prepare --help`")
     return recordings
@@ -87,7 +92,7 @@ def rows_of(path: Path, required: tuple[str, ...]) -> list[dict[str, str]]:
         raise ConfigError(f"{path} cannot be read: {error}") from None
 
 
-def _unique(recordings: Iterator[Recording], source: Path) -> list[Recording]:
+def _unique(recordings: Iterator[Recording], source: str) -> list[Recording]:
     made = list(recordings)
     if len({r.id for r in made}) < len(made):
         seen: set[str] = set()

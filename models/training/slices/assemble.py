@@ -17,7 +17,7 @@ from ...speech_tokenizer.streaming import StreamingSpeechTokenizer
 from ...voice import Voice
 from .. import semantic_model
 from ..recipe import Recipe, write_bundle
-from .pieces import find_pieces, read_pieces, units_id, units_of_pieces
+from .pieces import READERS, find_pieces, read_pieces, units_id, units_of_pieces
 
 
 def assemble_slices(folders: Sequence[Path], recipe: Recipe, target: Path, *, shipped: str | Path = "nano") -> Bundle:
@@ -35,7 +35,7 @@ def assemble_slices(folders: Sequence[Path], recipe: Recipe, target: Path, *, sh
     vocabulary, voices = base.vocabulary, dict(base.voices)
     if (folder := found["tokenizer"]) is not None:
         tokenizer = StreamingSpeechTokenizer(recipe.acoustic.tokenizer)
-        state = {k: v for k, v in read_pieces(folder, "tokenizer").items() if not k.startswith("reader.")}
+        state = {k: v for k, v in read_pieces(folder, "tokenizer").items() if not k.startswith(READERS)}
         load_strict(tokenizer, state, folder)
         voices = _voices(folder / "voices.safetensors", recipe.voices)
     units = units_id(tokenizer.semantic)

@@ -16,6 +16,8 @@ from ...errors import CheckpointError
 
 MAX_BYTES: Final = 15_500_000
 _SMALL: Final = 4096
+READERS: Final = ("reader.", "early.")
+"""What pieces of a tokenizer hold besides it: what reads its units, and what places words in them."""
 
 
 def write_pieces(state: Mapping[str, Tensor], folder: Path, name: str, *, units: str) -> int:

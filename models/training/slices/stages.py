@@ -35,10 +35,9 @@ from ..recordings import Recordings
 from .ablation import judge_of, run_variants
 from .judging import character_error_rate, judged, reconstructed, spoken_again, write_samples
 from .machine import Machine
-from .pieces import find_pieces, read_pieces, units_id, units_of_pieces, write_pieces
+from .pieces import READERS, find_pieces, read_pieces, units_id, units_of_pieces, write_pieces
 
 Figures = dict[str, float]
-_READER = "reader."
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def tokenizer(run: Slice) -> Figures:
         budget=machine.left,
     ).eval()
     made.semantic.load_state_dict(units.encoder.state_dict())
-    state = made.state_dict() | {_READER + key: value for key, value in units.reader.state_dict().items()}
+    state = made.state_dict() | {k: v for k, v in units.state_dict().items() if k.startswith(READERS)}
     pieces = write_pieces(state, run.out, "tokenizer", units=units_id(made.semantic))
     recordings, held_out = Recordings(run.corpus, machine.device), judged(run.corpus)
     again = {u.id: reconstructed(recordings, made, u) for u in held_out}
@@ -124,12 +123,12 @@ def semantic(run: Slice) -> Figures:
         units = semantic_units.train(
             run.corpus,
             run.work / "reader",
-            replace(run.recipe.units, freeze_encoder=True, spectrum_weight=0.0),
+            run.reader_config(),
             device=machine.device,
             start=base.semantic,
             budget=machine.left * 0.15,
         ).eval()
-    views = [_heard(run, units, number) for number in range(3)]
+    views = [_heard(run, units, number) for number in range(run.recipe.views + 1)]
     folder = run.work / "semantic"
     start, source = None, run.earlier("semantic", known)
     if source is not None:
@@ -224,10 +223,10 @@ def _tokenizer(run: Slice, folder: Path | None) -> tuple[StreamingSpeechTokenize
         return made.eval(), None
     state = read_pieces(folder, "tokenizer")
     units = semantic_units.SemanticUnits(run.recipe.units, len(run.corpus.speakers))
-    read = {key.removeprefix(_READER): state.pop(key) for key in list(state) if key.startswith(_READER)}
-    load_strict(units.reader, read, folder)
+    read = {key: state.pop(key) for key in list(state) if key.startswith(READERS)}
     load_strict(made, state, folder)
-    units.encoder.load_state_dict(made.semantic.state_dict())
+    encoder = {f"encoder.{key}": value for key, value in made.semantic.state_dict().items()}
+    load_strict(units, encoder | read, folder)
     return made.eval(), units.to(run.machine.device).eval()
 
 

@@ -51,8 +51,9 @@ def test_a_corpus_is_made_that_training_reads(plan: Plan, tmp_path: Path) -> Non
     assert (made, left_out) == (2 * 2 + 1 + 9 + 2, 1)
     corpus = prepare(tmp_path / "corpus", tmp_path / "cache", progress=False)
     assert len(corpus.utterances) == made
-    assert [(q.text, a.text, a.speaker) for q, a in corpus.pairs("valid")] == [("Who?", "Nobody.", "high")]
-    assert len(list(corpus.pairs("train"))) == 2, "the first question has a second reading"
+    read = [(q.text, a.text, a.speaker) for q, a in corpus.pairs() if q.split == "valid"]
+    assert read == [("Who?", "Nobody.", "high")]
+    assert len(list(corpus.pairs())) == 3, "the first question has a second reading"
     assert sum(u.kind == "nothing" and u.text == "" for u in corpus.utterances) == 2
     assert {r.speaker for r in read_speakers(tmp_path / "corpus" / "speakers.tsv")} == {"low", "high"}
 
@@ -76,11 +77,12 @@ def test_dialogues_bring_their_earlier_turns(plan: Plan, tmp_path: Path) -> None
     build(replace(plan, turns=True, texts=None, most=40), tmp_path / "corpus", progress=False)
     pairs = {row["pair"]: row for row in rows_of(tmp_path / "corpus" / "pairs.tsv", ("pair", "history"))}
     corpus = prepare(tmp_path / "corpus", tmp_path / "cache", progress=False)
-    told = [(u, corpus.history[u.pair]) for u in corpus.utterances if u.pair in corpus.history]
-    assert told
-    for u, messages in told:
-        assert [m.role for m in messages[:2]] == ["user", "assistant"]
-        assert " | ".join(m.text for m in messages) == pairs[u.pair]["history"]
+    assert set(corpus.texts) == set(pairs), "those that nobody read too"
+    assert len(corpus.texts) > len(corpus.utterances)
+    assert any(p.before for p in corpus.texts.values())
+    for pair in corpus.texts.values():
+        assert [m.role for m in pair.before[:2]] == (["user", "assistant"] if pair.before else [])
+        assert " | ".join(m.text for m in pair.before) == pairs[pair.pair]["history"]
 
 
 def test_recordings_are_trimmed_and_not_too_loud() -> None:

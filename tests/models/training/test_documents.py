@@ -1,4 +1,5 @@
-"""What the semantic model is trained on: earlier turns where a pair has some, silence where nothing was said."""
+"""What the semantic model is trained on: earlier turns where a pair has some, questions in other words and misheard,
+silence where nothing was said."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -10,13 +11,13 @@ import pytest
 from speechgpt_gen.models.semantic.pieces import Message
 from speechgpt_gen.models.semantic.sequences import IGNORED
 from speechgpt_gen.models.semantic.vocabulary import N_UNITS, SpeechVocabulary
-from speechgpt_gen.models.training.corpus import Corpus, Utterance
+from speechgpt_gen.models.training.corpus import Corpus, Pair, Utterance
 from speechgpt_gen.models.training.extract import Spoken
 from speechgpt_gen.models.training.semantic_model import Builder, PackedBatches, SemanticRecipe, documents
 
 TEXTS = {"q0": "What is my name?", "a0": "You are Ada.", "q1": "Is it late?", "a1": "Yes it is.", "n0": ""}
 KINDS = {"q": "question", "a": "answer", "n": "nothing"}
-TOLD = [Message("user", "I am Ada."), Message("assistant", "Hello Ada.")]
+TOLD = (Message("user", "I am Ada."), Message("assistant", "Hello Ada."))
 
 
 @pytest.fixture
@@ -24,10 +25,11 @@ def corpus() -> Corpus:
     utterances = [
         Utterance(name, "ann", KINDS[name[0]], name[1], "train", text, 0, 320 * 40) for name, text in TEXTS.items()
     ]
-    pairs = [(utterances[0], utterances[1]), (utterances[2], utterances[3])]
-    made = SimpleNamespace(
-        utterances=utterances, split=lambda _: utterances, pairs=lambda _: iter(pairs), history={"0": TOLD}
-    )
+    pairs = [
+        Pair("0", "train", TEXTS["q0"], TEXTS["a0"], TOLD),
+        Pair("1", "train", TEXTS["q1"], TEXTS["a1"], ways=("Late now?",)),
+    ]
+    made = SimpleNamespace(utterances=utterances, split=lambda _: utterances, texts={p.pair: p for p in pairs})
     return cast(Corpus, made)
 
 
@@ -69,13 +71,43 @@ def test_a_pair_comes_as_text_alone_as_often_as_asked(
 ) -> None:
     settings = recipe(chat=3, history=0.0)
     pool = documents(corpus, spoken, vocabulary, settings, "train")
-    chats = [d for d in pool if d.kind == "chat" and d.heard is corpus.utterances[2]]
+    chats = [d for d in pool if d.kind == "chat" and d.pair is corpus.texts["1"]]
     assert len(chats) == 3
     made = Builder(corpus, spoken, vocabulary, settings).build(chats[0], np.random.default_rng(0), chats[0].length)
     assert len(made) <= chats[0].length
     assert not any(map(vocabulary.is_unit, made.tokens))
     asked = [target for target in made.targets if target != IGNORED]
     assert asked == [*vocabulary.encode("Yes it is."), vocabulary.ua]
+
+
+def test_a_typed_question_comes_in_other_words_and_misheard(
+    corpus: Corpus, spoken: dict[str, Spoken], vocabulary: SpeechVocabulary
+) -> None:
+    first, second = corpus.texts.values()
+
+    def asked(pair: Pair, **changes: Any) -> set[str]:
+        builder = Builder(corpus, spoken, vocabulary, recipe(**changes))
+        return {builder.question(pair, np.random.default_rng(n)) for n in range(40)}
+
+    assert asked(second) == {"Is it late?", "Late now?"}
+    assert asked(second, other_words=0.0) == {"Is it late?"}
+    assert asked(first) == {"What is my name?"}
+    heard = asked(second, other_words=0.0, misheard=0.5)
+    assert "Is it late?" in heard
+    assert len(heard) > 3
+    assert all("is" in text.lower().split() and "it" in text.split() for text in heard), "the answer repeats them"
+    assert len({len(text.split()) for text in heard}) > 1
+    longest = len(vocabulary.encode("Is it late?"))
+    assert max(len(vocabulary.encode(text)) for text in heard) <= longest
+
+
+def test_a_pair_that_nobody_recorded_is_learnt_as_text(
+    corpus: Corpus, spoken: dict[str, Spoken], vocabulary: SpeechVocabulary
+) -> None:
+    corpus.texts["2"] = Pair("2", "train", "Who are you?", "Nova.")
+    corpus.utterances.remove(corpus.utterances[3])
+    kinds = [(d.kind, d.pair.pair) for d in documents(corpus, spoken, vocabulary, recipe(chat=1), "train") if d.pair]
+    assert kinds == [("dialogue", "0"), ("plan", "1"), ("chat", "0"), ("chat", "1"), ("chat", "2")]
 
 
 def test_sentences_are_read_and_pairs_are_heard_as_often_as_asked(

@@ -138,3 +138,33 @@ def test_a_broken_shard_loses_its_recordings_only(tmp_path: Path) -> None:
     made = prepare(tmp_path, tmp_path / "cache", progress=False)
     assert [u.id for u in made.utterances] == ["B0"]
     assert [p.kind for p in problems_of(made.cache)] == ["missing"]
+
+
+def test_several_corpora_are_taken_as_one(tmp_path: Path) -> None:
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+        sound(folder / f"{folder.name}.wav", seconds=0.5)
+        (folder / "corpus.tsv").write_text(f"audio\ttext\tspeaker\n{folder.name}.wav\tHello.\tann\n")
+        (folder / "pairs.tsv").write_text(f"pair\tquestion\tanswer\n{folder.name}\tWho?\tNobody.\n")
+    corpus = prepare(folders, tmp_path / "cache", progress=False)
+    assert [u.id for u in corpus.utterances] == ["a.wav", "b.wav"]
+    assert list(corpus.texts) == ["a", "b"]
+    with pytest.raises(ConfigError, match=r"a and .*a has the id 'a\.wav' twice"):
+        prepare([folders[0], folders[0]], tmp_path / "cache", progress=False)
+
+
+def test_shards_of_several_corpora_may_have_the_same_name(tmp_path: Path) -> None:
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for seconds, folder in enumerate(folders, 1):
+        (folder / "shards").mkdir(parents=True)
+        buffer = io.BytesIO()
+        soundfile.write(buffer, np.full(16_000 * seconds, 0.1), 16_000, format="OGG", subtype="OPUS")
+        with tarfile.open(folder / "shards" / "S0.tar", "w") as archive:
+            info = tarfile.TarInfo(f"{folder.name}.ogg")
+            info.size = len(buffer.getvalue())
+            archive.addfile(info, io.BytesIO(buffer.getvalue()))
+        header = "id\tshard\tspeaker\tkind\tpair\tsplit\ttext\n"
+        (folder / "manifest.tsv").write_text(header + f"{folder.name}\tS0.tar\tann\tsentence\t\ttrain\tHello.\n")
+    corpus = prepare(folders, tmp_path / "cache", progress=False)
+    assert {u.id: u.samples for u in corpus.utterances} == {"a": 16_000, "b": 32_000}

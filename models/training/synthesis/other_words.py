@@ -1,0 +1,49 @@
+"""Other words for what a corpus asks: its question templates, rephrased by hand (`other_words.toml`).
+
+A model hears each question of a template in a dozen ways when it is trained, and in any way when it is used. What these
+add costs no recording: pairs are learnt as text too (`semantic_model.SemanticRecipe.chat`).
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+_ANY = "*"
+"""Stands for every known question of a template."""
+
+
+@cache
+def _templates() -> dict[str, tuple[tuple[re.Pattern[str], ...], tuple[str, ...]]]:
+    """Template -> patterns that known questions match, and the ways to ask, with the patterns' slots."""
+    tables = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+    return {name: (tuple(map(_pattern, table["known"])), tuple(table["ask"])) for name, table in _flat(tables)}
+
+
+def _flat(tables: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, list[str]]]]:
+    """`[a.b]` of TOML by its whole name; `[a]` and `[a.b]` may both be templates."""
+    for name, table in tables.items():
+        if "ask" in table:
+            yield prefix + name, {key: table[key] for key in ("known", "ask")}
+        yield from _flat({key: inner for key, inner in table.items() if isinstance(inner, dict)}, f"{prefix}{name}.")
+
+
+def _pattern(known: str) -> re.Pattern[str]:
+    if known == _ANY:
+        return re.compile(".*")
+    parts = re.split(r"\{(\w+)\}", known)
+    return re.compile("".join(f"(?P<{part}>.+?)" if n % 2 else re.escape(part) for n, part in enumerate(parts)))
+
+
+def other_words(template: str, question: str) -> list[str]:
+    """Other ways to ask a question of a template; none for a template or a wording that is not known."""
+    patterns, ask = _templates().get(template, ((), ()))
+    found = next((match for pattern in patterns if (match := pattern.fullmatch(question))), None)
+    if found is None:
+        return []
+    ways = (way.format(**found.groupdict()) for way in ask)
+    return [way[:1].upper() + way[1:] for way in ways]
