@@ -37,7 +37,7 @@ from .precision import mixed
 
 @dataclass(frozen=True)
 class SemanticRecipe:
-    """Settings; `delay` is the frames a heard word may take to be written after its last letter was recognised."""
+    """Settings of the model's shape, of its data and of its training."""
 
     text_tokens: int = 2000
     hidden_size: int = 384
@@ -51,7 +51,9 @@ class SemanticRecipe:
     row_tokens: int = 768
     rows: int = 12
     """A step trains on so many rows, each packed with whole documents that do not see each other."""
-    delay: int = 3
+    delay: int = 8
+    """Frames that a heard word may take to be written after its last letter was recognised: the recogniser reads what
+    the encoder knew before quantisation, and the units tell it later."""
     direct: float = 0.15
     history: float = 0.15
     typed: float = 0.1
