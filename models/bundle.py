@@ -51,8 +51,9 @@ class BundleConfig:
     solver: Solver = field(default_factory=lambda: Solver("euler", 6))
     blocks: BlockSchedule = field(default_factory=BlockSchedule)
     history_turns: int = MAX_HISTORY_TURNS
-    """Earlier turns that the semantic model is told; 0: neither those nor instructions, for one that hears worse after
-    them."""
+    """Earlier turns that the semantic model is told; 0 for one that hears worse after them."""
+    instructions: bool = True
+    """Whether it is told a system text; not if it was trained without."""
     description: str = ""
     license: str = ""
 

@@ -81,7 +81,7 @@ class Listener:
 
     def __init__(self, bundle: Bundle, decoder: Decoder | None = None, ear: Ear | None = None) -> None:
         self._encoder = ear or PlainEar(bundle)
-        self._turns = bundle.config.history_turns
+        self._turns, self._takes_instructions = bundle.config.history_turns, bundle.config.instructions
         decoder = decoder or LocalDecoder(bundle.semantic, Grammar(bundle.vocabulary))
         self._session = SemanticSession(decoder)
         self.longest = 0.5 * decoder.capacity / 55
@@ -259,11 +259,11 @@ class Listener:
 
     def _told(self, history: Sequence[Message]) -> tuple[Message, ...]:
         """As much of a history as the semantic model takes."""
-        if self._turns < 1:
-            return ()
         asked = [at for at, message in enumerate(history) if message.role == "user"]
-        first = asked[-self._turns] if len(asked) > self._turns else 0
-        return tuple(m for at, m in enumerate(history) if m.role == "system" or at >= first)
+        first = 0 if len(asked) <= self._turns else asked[-self._turns]
+        turns = history[first:] if self._turns else ()
+        system = [m for m in history if m.role == "system"] if self._takes_instructions else []
+        return (*system, *(m for m in turns if m.role != "system"))
 
     def _instructed(self, history: Sequence[Message], instructions: str | None) -> Sequence[Message]:
         if instructions is None:

@@ -68,6 +68,8 @@ class Recipe:
     """Scale of the prior's noise when speaking, against 1 in training: a young model is clearer with less of it."""
     history_turns: int = MAX_HISTORY_TURNS
     """Earlier turns that the model is told when it is used (`bundle.BundleConfig`)."""
+    instructions: bool = True
+    """Whether it is told a system text then."""
     description: str = ""
     license: str = ""
 
@@ -251,6 +253,7 @@ def write_bundle(
         replace(perceptual.config, prior_sigma=recipe.temperature),
         tuple(voices),
         history_turns=recipe.history_turns,
+        instructions=recipe.instructions,
         description=recipe.description,
         license=recipe.license,
     )

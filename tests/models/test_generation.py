@@ -69,6 +69,19 @@ def test_a_model_is_told_as_many_turns_as_it_takes(bundle: Bundle, turns: int, t
     assert turns == 2 or first(forgetful.reply(seed=3)) != first(fully_told(bundle, talk).reply(seed=3))
 
 
+def test_a_model_that_knows_no_instructions_is_told_none(bundle: Bundle) -> None:
+    talk = [Message("system", "be brief"), Message("user", "one"), Message("assistant", "two")]
+    simple = Listener(replace(bundle, config=replace(bundle.config, instructions=False)))
+    attentive = Listener(bundle)
+    for each, history in ((simple, talk), (attentive, talk[1:])):
+        each.begin(history)
+        hear(each, noise(12_000))
+    expected = first(attentive.reply(seed=3))
+    assert first(simple.reply(seed=3)) == expected
+    assert first(simple.reply(seed=3, instructions="be kind")) == expected
+    assert first(attentive.reply(seed=3, instructions="be kind")) != expected
+
+
 def fully_told(bundle: Bundle, talk: list[Message]) -> Listener:
     made = Listener(bundle)
     made.begin(talk)
