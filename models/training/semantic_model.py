@@ -55,7 +55,8 @@ class SemanticRecipe:
     """Frames that a heard word may take to be written after its last letter was recognised: the recogniser reads what
     the encoder knew before quantisation, and the units tell it later."""
     direct: float = 0.15
-    history: float = 0.15
+    history: float = 0.5
+    """Share of the conversations that begin with one to three turns about something else: most turns of people do."""
     typed: float = 0.1
     chat: int = 2
     """Times an epoch that each pair comes as text alone: a tenth of the tokens of its sound, and all of its content."""
@@ -112,12 +113,14 @@ class Document:
     heard: Utterance | None
     spoken: Utterance | None
     length: int
+    earlier: tuple[Pair, ...] = ()
+    """Turns before it that have nothing to do with it."""
 
 
 def documents(
     corpus: Corpus, spoken: dict[str, Spoken], vocabulary: SpeechVocabulary, recipe: SemanticRecipe, split: str
 ) -> list[Document]:
-    """All documents of a split, with their lengths in tokens (at most, without earlier turns that are drawn)."""
+    """All documents of a split, with their lengths in tokens (at most)."""
 
     def heard(u: Utterance) -> int:
         return len(spoken[u.id].units) + len(vocabulary.encode(u.text)) + 4
@@ -136,21 +139,33 @@ def documents(
         return max(len(vocabulary.encode(text)) for text in (pair.question, *pair.ways)) + 2
 
     usable = [u for u in corpus.split(split) if spoken[u.id].words or u.kind == "nothing"]
+    unrelated = [pair for pair in corpus.texts.values() if pair.split == split and not pair.before]
     made: list[Document] = []
     rng = np.random.default_rng(recipe.loop.seed)
+
+    def converse(kind: str, pair: Pair, heard: Utterance | None, spoken: Utterance | None, length: int) -> None:
+        length, earlier = length + before(pair), list[Pair]()
+        if unrelated and not pair.before and rng.random() < recipe.history:
+            for index in rng.integers(len(unrelated), size=int(rng.integers(1, 4))):
+                turn = unrelated[int(index)]
+                if length + typed(turn) + written(turn) <= recipe.row_tokens:
+                    earlier.append(turn)
+                    length += typed(turn) + written(turn)
+        made.append(Document(kind, pair, heard, spoken, length, tuple(earlier)))
+
     answers = {u.pair: u for u in corpus.utterances if u.kind == "answer" and spoken[u.id].words}
     for q in usable:
         if q.kind != "question" or (pair := corpus.texts.get(q.pair)) is None:
             continue
         answer = answers.get(q.pair)
         if answer is not None and rng.random() < recipe.dialogue:
-            made.append(Document("dialogue", pair, q, answer, before(pair) + heard(q) + said(answer)))
+            converse("dialogue", pair, q, answer, heard(q) + said(answer))
         else:
-            made.append(Document("plan", pair, q, None, before(pair) + heard(q) + written(pair)))
+            converse("plan", pair, q, None, heard(q) + written(pair))
     for pair in corpus.texts.values():
         if pair.split == split:
-            length = before(pair) + typed(pair) + written(pair)
-            made += [Document("chat", pair, None, None, length)] * recipe.chat
+            for _ in range(recipe.chat):
+                converse("chat", pair, None, None, typed(pair) + written(pair))
     for u in usable:
         if u.kind == "sentence":
             made.append(Document("write", None, u, None, heard(u)))
@@ -207,19 +222,13 @@ class Builder:
         words.append(TimedWord(s.words[-1], s.cuts[-1]))
         return sequences.answer(self.vocabulary, s.units.tolist(), words, mode, learn_text=learn_text)
 
-    def build(self, document: Document, rng: np.random.Generator, room: int) -> Labelled:
-        """The sequence of one document, of at most `room` tokens."""
-        made = Labelled()
+    def build(self, document: Document, rng: np.random.Generator) -> Labelled:
+        """The sequence of one document, of at most its `length` tokens."""
         pair, heard, spoken = document.pair, document.heard, document.spoken
-        if pair is not None and pair.before:
-            made = sequences.history(self.vocabulary, pair.before, learn_answers=True)
-        elif pair is not None and self.unrelated and rng.random() < self.recipe.history:
-            for index in rng.integers(len(self.unrelated), size=int(rng.integers(1, 4))):
-                other = self.unrelated[int(index)]
-                messages = [Message("user", other.question), Message("assistant", other.answer)]
-                turn = sequences.history(self.vocabulary, messages, learn_answers=True)
-                if len(made) + len(turn) + document.length <= room:
-                    made = made + turn
+        before = [] if pair is None else list(pair.before)
+        for turn in document.earlier:
+            before += [Message("user", self.question(turn, rng)), Message("assistant", turn.answer)]
+        made = sequences.history(self.vocabulary, before, learn_answers=True)
         if pair is not None and (heard is None or rng.random() < self.recipe.typed):
             made = made + sequences.typed(self.vocabulary, self.question(pair, rng) if heard is None else heard.text)
         elif heard is not None:
@@ -264,11 +273,9 @@ class PackedBatches(Dataset[Packed]):
         vocabulary = self.builder.vocabulary
         tokens, targets, number = np.full(shape, vocabulary.pad), np.full(shape, IGNORED), np.full(shape, -1)
         for row, members in enumerate(self.rows(n)):
-            at, spare = 0, shape[1] - sum(self.pool[i].length for i in members)
+            at = 0
             for count, index in enumerate(members):
-                document = self.pool[index]
-                made = self.builder.build(document, rng, document.length + spare)
-                spare -= max(0, len(made) - document.length)
+                made = self.builder.build(self.pool[index], rng)
                 here = slice(at, at + len(made))
                 tokens[row, here], targets[row, here], number[row, here] = made.tokens, made.targets, count
                 at += len(made)

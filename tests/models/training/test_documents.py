@@ -50,30 +50,47 @@ def vocabulary() -> SpeechVocabulary:
 
 
 def recipe(**changes: Any) -> SemanticRecipe:
-    return SemanticRecipe(row_tokens=300, rows=1, typed=0.0, direct=0.0, read_question=0.0, **changes)
+    plain = {"row_tokens": 300, "rows": 1, "typed": 0.0, "direct": 0.0, "read_question": 0.0, "history": 0.0}
+    return SemanticRecipe(**{**plain, **changes})
 
 
 def test_a_pair_that_follows_something_is_always_told_it(
     corpus: Corpus, spoken: dict[str, Spoken], vocabulary: SpeechVocabulary
 ) -> None:
-    settings = recipe(history=0.0)
+    settings = recipe()
     pool = documents(corpus, spoken, vocabulary, settings, "train")
     builder = Builder(corpus, spoken, vocabulary, settings)
-    first, second = (builder.build(d, np.random.default_rng(1), d.length) for d in pool if d.kind == "dialogue")
+    first, second = (builder.build(d, np.random.default_rng(1)) for d in pool if d.kind == "dialogue")
     assert vocabulary.decode(first.tokens).startswith("I am Ada. Hello Ada.")
     assert "Ada" not in vocabulary.decode(second.tokens)
     for document in pool:
-        assert len(builder.build(document, np.random.default_rng(2), document.length)) <= document.length
+        assert len(builder.build(document, np.random.default_rng(2))) <= document.length
+
+
+def test_other_turns_come_before_as_many_conversations_as_asked(
+    corpus: Corpus, spoken: dict[str, Spoken], vocabulary: SpeechVocabulary
+) -> None:
+    settings = recipe(history=0.5, chat=200)
+    pool = [d for d in documents(corpus, spoken, vocabulary, settings, "train") if d.pair is corpus.texts["1"]]
+    builder = Builder(corpus, spoken, vocabulary, settings)
+    assert 70 < sum(bool(d.earlier) for d in pool) < 130
+    for document in pool:
+        made = builder.build(document, np.random.default_rng(0))
+        assert len(made) <= document.length <= settings.row_tokens
+        assert made.tokens.count(vocabulary.human) == len(document.earlier) + 1
+        answers = [*(turn.answer for turn in document.earlier), "Yes it is."]
+        learnt = [target for target in made.targets if target != IGNORED and target < vocabulary.n_text]
+        assert vocabulary.decode(learnt).endswith(" ".join(answers) if document.kind == "chat" else answers[-1])
 
 
 def test_a_pair_comes_as_text_alone_as_often_as_asked(
     corpus: Corpus, spoken: dict[str, Spoken], vocabulary: SpeechVocabulary
 ) -> None:
-    settings = recipe(chat=3, history=0.0)
+    settings = recipe(chat=3)
     pool = documents(corpus, spoken, vocabulary, settings, "train")
     chats = [d for d in pool if d.kind == "chat" and d.pair is corpus.texts["1"]]
     assert len(chats) == 3
-    made = Builder(corpus, spoken, vocabulary, settings).build(chats[0], np.random.default_rng(0), chats[0].length)
+    made = Builder(corpus, spoken, vocabulary, settings).build(chats[0], np.random.default_rng(0))
     assert len(made) <= chats[0].length
     assert not any(map(vocabulary.is_unit, made.tokens))
     asked = [target for target in made.targets if target != IGNORED]
@@ -120,7 +137,7 @@ def test_sentences_are_read_and_pairs_are_heard_as_often_as_asked(
     kinds = [d.kind for d in pool]
     assert {kind: kinds.count(kind) for kind in set(kinds)} == {"chat": 2, "plan": 2, "write": 2, "read": 3}
     (plan,) = (d for d in pool if d.kind == "plan" and d.heard is corpus.utterances[2])
-    made = Builder(corpus, spoken, vocabulary, settings).build(plan, np.random.default_rng(0), plan.length)
+    made = Builder(corpus, spoken, vocabulary, settings).build(plan, np.random.default_rng(0))
     assert len(made) <= plan.length
     assert sum(map(vocabulary.is_unit, made.tokens)) == 40, "the question sounds, the answer does not"
     answer = [*vocabulary.encode("Yes it is."), vocabulary.ua]
@@ -147,7 +164,7 @@ def test_nothing_said_is_a_turn_without_a_word(
     (document,) = (
         d for d in documents(corpus, spoken, vocabulary, settings, "train") if d.heard is corpus.utterances[4]
     )
-    made = Builder(corpus, spoken, vocabulary, settings).build(document, np.random.default_rng(0), document.length)
+    made = Builder(corpus, spoken, vocabulary, settings).build(document, np.random.default_rng(0))
     asked = [target for target in made.targets if target != IGNORED]
     assert asked == [vocabulary.listen] * 40 + [vocabulary.eoh]
 
