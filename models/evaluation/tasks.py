@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from ..errors import AudioError, EngineError, TextError
 from ..facade import Chunk, SpeechGPTGen, join
 from ..generation import SOUND_SEED
 from ..perceptual.streaming import solve_offline
-from ..semantic.layout import Mode
+from ..semantic.layout import MAX_HISTORY_TURNS, Mode
+from ..semantic.pieces import Message
 from ..training.synthesis.dialogues import no_speech
 from ..voice import Voice
 from . import content
@@ -235,13 +236,15 @@ def _transcript(run: Run, pcm: Pcm) -> str:
 
 def dialogue(run: Run) -> None:
     """Spoken questions: is the content right, as planned and as heard; unanswerable ones; earlier turns remembered."""
-    planned, heard_right, direct, chance, alike, quality, errors = [], [], [], [], [], [], []
+    planned, later, heard_right, direct, chance, alike, quality, errors = [], [], [], [], [], [], [], []
     clips = run.material.questions
     for number, clip in enumerate(clips):
         answer = _answer(run, clip, "text")
         spoken = run.judges.read(answer.pcm)
         bare = run.judges.read(_answer(run, clip, "direct").pcm)
+        after = _answer(run, replace(clip, history=(*_talk_of_others(clips, number), *clip.history)), "text")
         planned.append(content.right(clip.text, clip.answers, answer.text, run.judges.normalise))
+        later.append(content.right(clip.text, clip.answers, after.text, run.judges.normalise))
         heard_right.append(content.right(clip.text, clip.answers, spoken, run.judges.normalise))
         direct.append(content.right(clip.text, clip.answers, bare, run.judges.normalise))
         # How often this answer would pass for the next question: what guessing is worth.
@@ -253,6 +256,7 @@ def dialogue(run: Run) -> None:
         run.record(
             "dialogue", number, len(clips), speaker=clip.speaker, question=clip.text, understood=answer.transcript,
             expected=clip.answers[:3], planned=answer.text, heard=spoken, direct=bare, right=heard_right[-1],
+            planned_later=after.text,
         )  # fmt: skip
         if number < 3:
             run.keep(f"dialogue-{number}-question", clip.pcm)
@@ -260,6 +264,7 @@ def dialogue(run: Run) -> None:
     run.figures += [
         share("dialogue", "right content, heard by the judge", heard_right, floor=80.0, aim=90.0),
         share("dialogue", "right content, as planned in text", planned),
+        share("dialogue", "the same after three other turns", later),
         share("dialogue", "right content, spoken directly", direct),
         share("dialogue", "right by chance (another question's answer)", chance),
         error_rate("dialogue", "WER of the answer against its own text", errors),
@@ -268,6 +273,12 @@ def dialogue(run: Run) -> None:
     ]
     _unknowable(run)
     _remembered(run)
+
+
+def _talk_of_others(clips: list[Clip], number: int) -> tuple[Message, ...]:
+    """Turns that have nothing to do with a question: those that come after it, with their right answers."""
+    others = [*clips[number + 1 :], *clips[:number]][:MAX_HISTORY_TURNS]
+    return tuple(m for c in others for m in (Message("user", c.text), Message("assistant", c.answers[0])))
 
 
 def _default_prompt(run: Run) -> Pcm:
