@@ -148,9 +148,10 @@ def documents(
         if unrelated and not pair.before and rng.random() < recipe.history:
             for index in rng.integers(len(unrelated), size=int(rng.integers(1, 4))):
                 turn = unrelated[int(index)]
-                if length + typed(turn) + written(turn) <= recipe.row_tokens:
+                longer = length + typed(turn) + written(turn)
+                if longer <= recipe.row_tokens:
                     earlier.append(turn)
-                    length += typed(turn) + written(turn)
+                    length = longer
         made.append(Document(kind, pair, heard, spoken, length, tuple(earlier)))
 
     answers = {u.pair: u for u in corpus.utterances if u.kind == "answer" and spoken[u.id].words}
@@ -164,8 +165,9 @@ def documents(
             converse("plan", pair, q, None, heard(q) + written(pair))
     for pair in corpus.texts.values():
         if pair.split == split:
+            length = typed(pair) + written(pair)
             for _ in range(recipe.chat):
-                converse("chat", pair, None, None, typed(pair) + written(pair))
+                converse("chat", pair, None, None, length)
     for u in usable:
         if u.kind == "sentence":
             made.append(Document("write", None, u, None, heard(u)))

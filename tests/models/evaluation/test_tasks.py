@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from speechgpt_gen import SpeechGPTGen
 from speechgpt_gen.models.evaluation.judges import Judges
 from speechgpt_gen.models.evaluation.material import Clip, HeldOutVoice, Material
-from speechgpt_gen.models.evaluation.tasks import TASKS, Run
+from speechgpt_gen.models.evaluation.tasks import TASKS, Run, _talk_of_others
 from speechgpt_gen.models.semantic.pieces import Message
 
 Pcm = NDArray[np.float32]
@@ -69,7 +69,16 @@ def test_figures_say_what_the_judges_said(run: Run) -> None:
     assert values["dialogue", "right content, heard by the judge"] == 100.0
     assert values["dialogue", "asked what it can't know, says so"] == 100.0
     assert values["dialogue", "earlier turns remembered"] == 0.0
+    assert values["dialogue", "the same after three other turns"] is not None
     assert values["tts", "DNSMOS, default voice"] == 2.5
+
+
+def test_other_turns_are_those_of_other_questions() -> None:
+    clips = [Clip("ann", f"q{n}", _noise(n), (f"a{n}", "or so")) for n in range(5)]
+    told = [(m.role, m.text) for m in _talk_of_others(clips, 3)]
+    asked = [(("user", f"q{n}"), ("assistant", f"a{n}")) for n in (4, 0, 1)]
+    assert told == [message for turn in asked for message in turn]
+    assert _talk_of_others(clips[:1], 0) == ()
 
 
 def test_a_stream_is_the_whole(run: Run) -> None:
