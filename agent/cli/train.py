@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Train the three parts and put them together.")
 
 Run = Annotated[Path, typer.Option(help="Folder of this training run; every stage resumes from what it finds there.")]
-Config = Annotated[Path | None, typer.Option(help="TOML recipe; default: the recipe of nano.")]
+Config = Annotated[
+    Path | None, typer.Option(help="TOML recipe; default: nano's, for a GPU, or with --start that for two CPU cores.")
+]
 Start = Annotated[
     str | None, typer.Option(help="Model (name or folder) of the recipe's shape to go on from; default: from scratch.")
 ]
@@ -87,7 +89,7 @@ def tokenizer(*, run: Run, config: Config = None, start: Start = None) -> None:
     """Train the speech tokenizer: semantic units first, then the codec around them."""
     from ...models.training import recipe
 
-    recipe.train_tokenizer(run, _recipe(config), _start(start))
+    recipe.train_tokenizer(run, _recipe(config, start), _start(start))
 
 
 @app.command()
@@ -96,7 +98,7 @@ def semantic(*, run: Run, config: Config = None, start: Start = None) -> None:
     """Train the semantic model: it listens, answers and speaks in units."""
     from ...models.training import recipe
 
-    recipe.train_semantic(run, _recipe(config), _start(start))
+    recipe.train_semantic(run, _recipe(config, start), _start(start))
 
 
 @app.command()
@@ -105,18 +107,22 @@ def perceptual(*, run: Run, config: Config = None, start: Start = None) -> None:
     """Train the perceptual model: flow matching from units to sound in a voice."""
     from ...models.training import recipe
 
-    recipe.train_perceptual(run, _recipe(config), _start(start))
+    recipe.train_perceptual(run, _recipe(config, start), _start(start))
 
 
 @app.command()
 @user_errors
 def export(
-    folder: Annotated[Path, typer.Argument(help="Model folder to write.")], *, run: Run, config: Config = None
+    folder: Annotated[Path, typer.Argument(help="Model folder to write.")],
+    *,
+    run: Run,
+    config: Config = None,
+    start: Start = None,
 ) -> None:
-    """Write the trained parts and voices as a folder for `--model`."""
+    """Write the trained parts and voices as a folder for `--model`; with --start, parts that were not trained too."""
     from ...models.training import recipe
 
-    _say(folder, recipe.export(run, _recipe(config), folder))
+    _say(folder, recipe.export(run, _recipe(config, start), folder, _start(start)))
 
 
 @app.command()
@@ -190,10 +196,11 @@ def _start(name: str | None) -> Bundle | None:
     return None if name is None else load_bundle(name)
 
 
-def _recipe(path: Path | None) -> Recipe:
+def _recipe(path: Path | None, start: str | None = None) -> Recipe:
     from ...models.training.recipe import load_recipe
 
-    return load_recipe(path or Path(__file__).parents[2] / "models" / "training" / "nano.toml")
+    name = "nano.toml" if start is None else "nano_cpu.toml"
+    return load_recipe(path or Path(__file__).parents[2] / "models" / "training" / name)
 
 
 def register(root: typer.Typer) -> None:

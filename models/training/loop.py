@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from ..errors import ConfigError, SpeechGPTGenError
+from .muon import Muon
 from .parallel import ALONE, World, local, spread, whole
 from .progress import Watcher
 
@@ -79,14 +80,7 @@ def _optimizers(module: nn.Module, config: LoopConfig, world: World) -> list[tor
         )
     ]
     if hidden:
-        made.append(
-            torch.optim.Muon(
-                hidden,
-                lr=config.learning_rate,
-                weight_decay=config.weight_decay,
-                adjust_lr_fn="match_rms_adamw",
-            )
-        )
+        made.append(Muon(hidden, config.learning_rate, weight_decay=config.weight_decay))
     return made
 
 

@@ -8,7 +8,8 @@ import torch
 
 
 @cache
-def _has_bfloat16(kind: str) -> bool:
+def has_bfloat16(kind: str) -> bool:
+    """Whether a kind of device ("cpu", "cuda") multiplies bf16 in hardware."""
     if kind != "cpu":
         return True
     # Without these instructions a bf16 product is emulated, and takes seven times as long as one in float32.
@@ -17,4 +18,4 @@ def _has_bfloat16(kind: str) -> bool:
 
 def mixed(device: torch.device) -> torch.autocast:
     """A context in which matrix products run in bf16 on a device that multiplies it, and in float32 elsewhere."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=_has_bfloat16(device.type))
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device.type))

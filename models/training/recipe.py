@@ -9,7 +9,8 @@
     RUN/codes.safetensors      all levels of codes             `perceptual`
     RUN/perceptual/            perceptual model                `perceptual`
 
-Every stage goes on from its last checkpoint; a stage that is finished is not run again.
+Every stage goes on from its last checkpoint; a stage that is finished is not run again. With a model to start from, the
+parts that a run does not train are that model's: its units are kept, and only read anew to find the words.
 """
 
 from __future__ import annotations
@@ -123,17 +124,26 @@ def train_tokenizer(run: Path, recipe: Recipe, start: Bundle | None = None) -> N
     acoustic.train(corpus, run / "acoustic", recipe.acoustic, units, device=device(), start=codec)
 
 
-def load_tokenizer(run: Path, recipe: Recipe, corpus: Corpus) -> StreamingSpeechTokenizer:
-    """The tokenizer that both stages made, in eval mode."""
+def load_tokenizer(run: Path, recipe: Recipe, corpus: Corpus, start: Bundle | None = None) -> StreamingSpeechTokenizer:
+    """The tokenizer that both stages made, or that of the model to start from if they did not run; in eval mode."""
+    if start is not None and not (run / "units").is_dir():
+        return start.tokenizer
     tokenizer = StreamingSpeechTokenizer(recipe.acoustic.tokenizer)
     restore(tokenizer, run / "acoustic")
     tokenizer.semantic.load_state_dict(_stage_one(run, recipe, corpus).encoder.state_dict())
     return tokenizer.eval()
 
 
-def _stage_one(run: Path, recipe: Recipe, corpus: Corpus) -> semantic_units.SemanticUnits:
-    made = semantic_units.SemanticUnits(recipe.units, len(corpus.speakers))
-    restore(made, run / "units")
+def _stage_one(run: Path, recipe: Recipe, corpus: Corpus, start: Bundle | None = None) -> semantic_units.SemanticUnits:
+    """What stage one made, or the units of the model to start from with a reader of their own."""
+    if start is None or (run / "units").is_dir():
+        made = semantic_units.SemanticUnits(recipe.units, len(corpus.speakers))
+        restore(made, run / "units")
+        return made
+    config = replace(recipe.units, encoder=start.tokenizer.config.semantic)
+    made = semantic_units.SemanticUnits(config, len(corpus.speakers))
+    made.encoder.load_state_dict(start.tokenizer.semantic.state_dict())
+    print(f"reads units of {start.info.name}: CTC {semantic_units.learn_to_read(corpus, made.to(device())):.2f}")
     return made
 
 
@@ -151,19 +161,17 @@ def train_semantic(run: Path, recipe: Recipe, start: Bundle | None = None) -> No
         if world.first:
             start.vocabulary.save(run / "semantic")
         world.wait()
-    spoken, noisy = _spoken(run, corpus), [run / f"heard-{n}.npz" for n in range(1, recipe.views + 1)]
     if world.first:
-        for n, path in enumerate(noisy, 1):
-            if not path.is_file():
-                extract(corpus, _stage_one(run, recipe, corpus).to(device()), path, noise=np.random.default_rng(n))
+        _extract(run, recipe, corpus, recipe.views, start)
     world.wait()
+    noisy = [load_spoken(run / f"heard-{n}.npz", corpus) for n in range(1, recipe.views + 1)]
     semantic_model.train(
         corpus,
-        spoken,
+        _spoken(run, corpus),
         run / "semantic",
         recipe.semantic,
         device=device(),
-        noisy=[load_spoken(path, corpus) for path in noisy],
+        noisy=noisy,
         start=None if start is None else start.semantic,
         world=world,
     )
@@ -175,9 +183,10 @@ def train_perceptual(run: Path, recipe: Recipe, start: Bundle | None = None) -> 
         sigma = recipe.perceptual.model.prior_sigma  # not a weight, and smaller when speaking than in training
         _same("perceptual model", replace(start.perceptual.config, prior_sigma=sigma), recipe.perceptual.model)
     corpus = Corpus(run / "corpus")
-    tokenizer = load_tokenizer(run, recipe, corpus)
     world = World.join(device())
+    tokenizer = load_tokenizer(run, recipe, corpus, start)
     if world.first:
+        _extract(run, recipe, corpus, 0, start)
         codes(run, corpus, tokenizer)
     world.wait()
     perceptual_model.train(
@@ -206,25 +215,48 @@ def all_units(corpus: Corpus, spoken: dict[str, Spoken]) -> Tensor:
     return torch.from_numpy(np.concatenate([spoken[u.id].units for u in corpus.utterances]))
 
 
+def _extract(run: Path, recipe: Recipe, corpus: Corpus, views: int, start: Bundle | None) -> None:
+    """Units and words, and so many views of them through noise, where they are missing."""
+    if start is None:
+        _spoken(run, corpus)  # the tokenizer's stage leaves it, when it is done
+    paths = [run / "spoken.npz", *(run / f"heard-{n}.npz" for n in range(1, views + 1))]
+    missing = [(n, path) for n, path in enumerate(paths) if not path.is_file()]
+    if missing:
+        module = _stage_one(run, recipe, corpus, start).to(device())
+        for n, path in missing:
+            extract(corpus, module, path, noise=np.random.default_rng(n) if n else None)
+
+
 def _spoken(run: Path, corpus: Corpus) -> dict[str, Spoken]:
     if not (run / "spoken.npz").is_file():
         raise ConfigError(f"{run} has no spoken.npz: train the tokenizer first")
     return load_spoken(run / "spoken.npz", corpus)
 
 
-def export(run: Path, recipe: Recipe, folder: Path) -> Bundle:
-    """Write the bundle that `serve --model FOLDER` loads, weights in int8."""
+def export(run: Path, recipe: Recipe, folder: Path, start: Bundle | None = None) -> Bundle:
+    """Write the bundle that `serve --model FOLDER` loads, weights in int8; parts and voices that the run lacks are
+    those of `start`."""
     corpus = Corpus(run / "corpus")
-    tokenizer = load_tokenizer(run, recipe, corpus)
-    vocabulary = SpeechVocabulary.load(run / "semantic")
-    semantic = SemanticModel(semantic_model.model_config(recipe.semantic, vocabulary))
-    if recipe.semantic.lora_rank:
-        add_lora_(semantic, recipe.semantic.lora_rank, recipe.semantic.lora_alpha)
-    restore(semantic, run / "semantic")
-    merge_(semantic)
-    perceptual = BlockCausalFlow(recipe.perceptual.model)
-    restore(perceptual, run / "perceptual")
-    voices = {name: prompt_voice(corpus, tokenizer, name, recipe.prompt_frames) for name in recipe.voices}
+    tokenizer = load_tokenizer(run, recipe, corpus, start)
+    if start is not None and not (run / "semantic").is_dir():
+        vocabulary, semantic = start.vocabulary, start.semantic
+    else:
+        vocabulary = SpeechVocabulary.load(run / "semantic")
+        semantic = SemanticModel(semantic_model.model_config(recipe.semantic, vocabulary))
+        if recipe.semantic.lora_rank:
+            add_lora_(semantic, recipe.semantic.lora_rank, recipe.semantic.lora_alpha)
+        restore(semantic, run / "semantic")
+        merge_(semantic)
+    if start is not None and not (run / "perceptual").is_dir():
+        perceptual = start.perceptual
+    else:
+        perceptual = BlockCausalFlow(recipe.perceptual.model)
+        restore(perceptual, run / "perceptual")
+    kept = start.voices if start is not None and tokenizer is start.tokenizer else {}
+    voices = {
+        name: kept[name] if name in kept else prompt_voice(corpus, tokenizer, name, recipe.prompt_frames)
+        for name in recipe.voices
+    }
     return write_bundle(
         folder,
         recipe,

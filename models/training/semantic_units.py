@@ -147,6 +147,42 @@ def train(
     return module
 
 
+def learn_to_read(
+    corpus: Corpus, module: SemanticUnits, *, seconds: float = 1800.0, epochs: int = 12, rate: float = 5e-3
+) -> float:
+    """Fit `early` alone, to an encoder that stays as it is; returns its last CTC loss in nats a character.
+
+    The encoder runs once, over `seconds` of the training split: what it knows of them is enough for a linear layer.
+    """
+    module.eval()
+    torch.manual_seed(0)
+    training = [u for u in corpus.split("train") if characters(u.text)]
+    total = sum(u.frames for u in training) / 50
+    chosen = training[:: max(1, round(total / seconds))]
+    recordings = Recordings(corpus, next(module.parameters()).device)
+    batches = batches_of(chosen, 100.0, 0, fill=False)
+    known: list[tuple[Tensor, list[Utterance]]] = []
+    with torch.no_grad():
+        for step in range(batches.per_epoch):
+            part = [chosen[i] for i in batches(step)]
+            mel = module.encoder.mel_frames(recordings.audio(part))
+            with mixed(mel.device):
+                known.append((module.encoder.hidden(mel).float(), part))
+    optimizer = torch.optim.Adam(module.early.parameters())
+    loss = 0.0
+    for epoch in range(epochs):
+        optimizer.param_groups[0]["lr"] = rate * (1 - epoch / epochs)
+        loss = 0.0
+        for number in np.random.default_rng(epoch).permutation(len(known)):
+            hidden, part = known[number]
+            value = ctc(module.early(hidden), part)
+            optimizer.zero_grad()
+            value.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            loss += float(value.detach()) / len(known)
+    return loss
+
+
 @torch.inference_mode()
 def readability(
     recordings: Recordings, module: SemanticUnits, utterances: Sequence[Utterance], *, most: int = 400

@@ -23,6 +23,7 @@ from speechgpt_gen.models.training import ablation, semantic_model, semantic_uni
 from speechgpt_gen.models.training.corpus import Corpus
 from speechgpt_gen.models.training.extract import Spoken, align, load_spoken
 from speechgpt_gen.models.training.loop import DivergedError, Loop, LoopConfig
+from speechgpt_gen.models.training.muon import Muon
 from speechgpt_gen.models.training.prepare import prepare
 from speechgpt_gen.models.training.recipe import load_recipe
 from speechgpt_gen.models.training.semantic_model import SemanticRecipe
@@ -139,6 +140,22 @@ def test_the_stages_end_in_a_bundle_that_loads(run: Path, tmp_path: Path) -> Non
         state = torch.load(second / name / "checkpoint.pt", weights_only=True)["module"]
         for key, value in part.state_dict().items():
             torch.testing.assert_close(value, state[key], atol=1e-6, rtol=0)
+
+    # And one adapts the semantic model alone: everything else is the first model's, voices too.
+    third = tmp_path / "third"
+    third.mkdir()
+    (third / "corpus").symlink_to(run / "corpus")
+    options = ["--run", str(third), "--config", str(config), "--start", str(folder)]
+    for stage in (["semantic"], ["export", str(tmp_path / "adapted")]):
+        result = CliRunner().invoke(app, [*stage, *options], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+    assert not (third / "units").exists()
+    adapted, read = load_bundle(tmp_path / "adapted"), load_spoken(third / "spoken.npz", Corpus(run / "corpus"))
+    assert read["u2"].units.tolist() == units.tolist()
+    for part in ("tokenizer", "perceptual"):
+        for key, value in getattr(bundle, part).state_dict().items():
+            torch.testing.assert_close(getattr(adapted, part).state_dict()[key], value)
+    assert torch.equal(adapted.voice("ann").latents, bundle.voice("ann").latents)
     config.write_text(RECIPE.replace("hidden_size = 32", "hidden_size = 16"))
     refused = CliRunner().invoke(app, ["semantic", *options])
     assert refused.exit_code == 2
@@ -161,6 +178,16 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(run: Path, tmp_path: Pa
         semantic_units.train(corpus, tmp_path / "parts", other)
 
 
+def test_units_that_stay_are_read_anew(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    module = semantic_units.SemanticUnits(load_recipe(tmp_path / "tiny.toml").units, 1)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    first = semantic_units.learn_to_read(Corpus(run / "corpus"), module, epochs=1)
+    assert semantic_units.learn_to_read(Corpus(run / "corpus"), module) < first
+    moved = {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"early.weight", "early.bias"}
+
+
 def test_muon_moves_the_matrices_of_repeated_layers_by_steps_of_equal_size(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = torch.nn.ModuleDict(
@@ -174,6 +201,24 @@ def test_muon_moves_the_matrices_of_repeated_layers_by_steps_of_equal_size(tmp_p
     # Newton-Schulz brings the singular values of any gradient to about 1; the scale is the one that matches AdamW.
     assert moved.min() > 0.5 * 1e-3 * 0.2 * 8**0.5
     assert moved.max() < 1.5 * 1e-3 * 0.2 * 8**0.5
+
+
+def test_muon_equals_that_of_torch() -> None:
+    torch.manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in ((8, 8), (16, 8), (8, 8), (8, 24))]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
+    before = [p.detach().clone() for p in ours]
+    plain = torch.optim.Muon(theirs, lr=1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    fast = Muon(ours, 1e-2, weight_decay=0.1)
+    for _ in range(3):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn_like(a)
+            b.grad = a.grad.clone()
+        plain.step()
+        fast.step()
+    for a, b, start in zip(ours, theirs, before, strict=True):
+        moved = (b - start).norm()
+        assert (a - b).norm() < 0.03 * moved  # torch's iterates in bf16
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
