@@ -46,7 +46,14 @@ def evaluate(
     ] = None,
     items: Annotated[int, typer.Option(min=1, max=10_000, help="Items a task.")] = 100,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the report; default eval-MODEL.")] = None,
-    unseen: Annotated[bool, typer.Option(help="No speaker of the corpus was trained on: use them all.")] = False,
+    unseen: Annotated[
+        bool | None,
+        typer.Option(
+            "--unseen/--seen",
+            help="No speaker of the corpus was trained on: use them all. Or: all were, use what it holds out of them.",
+            show_default="its split says",
+        ),
+    ] = None,
     whisper: Annotated[Path | None, typer.Option(help="Folder of a CTranslate2 Whisper that judges text.")] = None,
     wavlm: Annotated[Path | None, typer.Option(help="Folder of a WavLM x-vector model that judges speakers.")] = None,
     bench: Annotated[bool, typer.Option(help="With `all`: time the engine too; wants a quiet machine.")] = True,

@@ -2,7 +2,7 @@
 
 A corpus that holds speakers out gives their recordings. One that does not (every speaker of ours reads in both splits)
 gives its held-out texts, which released Kokoro voices that its `speakers.tsv` does not name then read, once, into the
-cache. Item k is the same however many are asked for.
+cache; or, asked for `seen` speakers, its held-out recordings. Item k is the same however many are asked for.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import soundfile
@@ -81,6 +81,8 @@ class Material:
     dialogues: list[Clip] = field(default_factory=list)
     voices: list[HeldOutVoice] = field(default_factory=list)
     source: str = ""
+    speakers: Literal["unseen", "seen"] = "unseen"
+    """Whether training heard those who speak."""
 
 
 def questions_of(pairs: Path, split: str = "valid") -> list[Question]:
@@ -112,20 +114,30 @@ def shuffled(items: Sequence[T], seed: int, name: str) -> list[T]:
 
 
 def gather(
-    corpus: Path | None, items: int, seed: int, needs: set[str], *, unseen: bool = False, say: Progress = print
+    corpus: Path | None, items: int, seed: int, needs: set[str], *, unseen: bool | None = None, say: Progress = print
 ) -> Material:
     """Material for `items` per task. needs: the fields of Material that are wanted.
 
-    unseen: no speaker of the corpus was trained on. Raises ConfigError, ModelNotFoundError.
+    unseen: whether no speaker of the corpus was trained on (True: all of it judges) or all were (False: what it holds
+    out judges); None: its split says. Raises ConfigError, ModelNotFoundError.
     """
     if corpus is None:
+        if unseen is False:
+            raise ConfigError("whose recordings? give --corpus with --seen")
         return _spoken(shipped("open_domain"), [], None, items=items, seed=seed, needs=needs, say=say)
     recordings = read_source(corpus) if (corpus / "manifest.tsv").is_file() or not _texts_only(corpus) else []
-    outsiders = [replace(r, split="valid") for r in recordings] if unseen else held_out(recordings)
     pairs = corpus / "pairs.tsv"
     questions = questions_of(pairs) if pairs.is_file() else []
-    if outsiders:
-        return _recorded(outsiders, questions, items=items, seed=seed, needs=needs, source=str(corpus))
+    if unseen is False:
+        judging, source = [r for r in recordings if r.split == "valid"], f"held-out recordings of {corpus}"
+        if not judging:
+            raise ConfigError(f"{corpus} holds no recording out (split `valid`): leave out --seen")
+    else:
+        judging = [replace(r, split="valid") for r in recordings] if unseen else held_out(recordings)
+        source = f"held-out speakers of {corpus}"
+    if judging:
+        made = _recorded(judging, questions, items=items, seed=seed, needs=needs, source=source)
+        return replace(made, speakers="seen" if unseen is False else "unseen")
     table = corpus / "sentences.tsv"
     if table.is_file():
         sentences = [row["text"] for row in rows_of(table, ("text",)) if row.get("split", "valid") == "valid"]
@@ -208,8 +220,8 @@ def _history(talk: Dialogue) -> tuple[Message, ...]:
 def _recorded(
     recordings: list[Recording], questions: list[Question], *, items: int, seed: int, needs: set[str], source: str
 ) -> Material:
-    """Recordings of speakers whom the corpus holds out; what cannot be used is passed over."""
-    made = Material(source=f"held-out speakers of {source}")
+    """Recordings as they are; what cannot be used is passed over."""
+    made = Material(source=source)
     accepted = {q.text: q.answers for q in questions}
     answers = {r.pair: r.text for r in recordings if r.kind == "answer"}
 

@@ -128,7 +128,7 @@ def tts(run: Run) -> None:
         mean("tts", "DNSMOS, the same in one piece", offline_quality, better="more"),
         Figure("tts", "streamed to one piece, largest difference", max(difference, default=None), items=len(texts)),
     ]
-    _unseen_voices(run, texts)
+    _other_voices(run, texts)
 
 
 def _in_one_piece(run: Run, streamed: Chunk) -> Pcm:
@@ -152,7 +152,7 @@ def _in_one_piece(run: Run, streamed: Chunk) -> Pcm:
     return np.clip(pcm, -1.0, 1.0)
 
 
-def _unseen_voices(run: Run, texts: list[str]) -> None:
+def _other_voices(run: Run, texts: list[str]) -> None:
     voices = run.material.voices
     errors, alike, quality = [], [], []
     ceiling = [run.judges.similarity(v.prompt, v.other) for v in voices]
@@ -164,13 +164,13 @@ def _unseen_voices(run: Run, texts: list[str]) -> None:
         errors.append(run.judges.errors(text, heard))
         alike.append(run.judges.similarity(pcm, held_out.prompt))
         quality.append(run.judges.quality(pcm))
-        run.record("tts-unseen", number, len(texts), speaker=held_out.speaker, text=text, heard=heard, cosine=alike[-1])
+        run.record("tts-voices", number, len(texts), speaker=held_out.speaker, text=text, heard=heard, cosine=alike[-1])
         if number < 3:
-            run.keep(f"tts-unseen-{number}-{held_out.speaker}", pcm)
+            run.keep(f"tts-voices-{number}-{held_out.speaker}", pcm)
     run.figures += [
-        error_rate("tts", "WER, unseen voice (3 s)", errors, floor=8.0, aim=4.0),
-        mean("tts", "speaker cosine, unseen voice", alike, better="more", floor=0.75, aim=0.85),
-        mean("tts", "DNSMOS, unseen voice", quality, better="more"),
+        error_rate("tts", f"WER, {run.material.speakers} voice (3 s)", errors, floor=8.0, aim=4.0),
+        mean("tts", f"speaker cosine, {run.material.speakers} voice", alike, better="more", floor=0.75, aim=0.85),
+        mean("tts", f"DNSMOS, {run.material.speakers} voice", quality, better="more"),
         mean("tts", "speaker cosine of two real recordings", ceiling),
     ]
 
@@ -198,7 +198,7 @@ def vc(run: Run) -> None:
         if number < 3:
             run.keep(f"vc-{number}-{clip.speaker}-to-{target.speaker}", pcm)
     run.figures += [
-        error_rate("vc", "WER, unseen voice", errors, floor=10.0, aim=5.0),
+        error_rate("vc", f"WER, {run.material.speakers} voice", errors, floor=10.0, aim=5.0),
         mean("vc", "speaker cosine to the target", alike, better="more", floor=0.70, aim=0.80),
         mean("vc", "speaker cosine to the source", source, better="less"),
         mean("vc", "DNSMOS", quality, better="more"),
@@ -221,7 +221,7 @@ def asr(run: Run) -> None:
         silent.append(not heard.strip())
         run.record("asr-no-speech", number, len(sounds), sound=name, heard=heard)
     run.figures += [
-        error_rate("asr", "WER, unseen speakers", errors, floor=10.0, aim=6.0),
+        error_rate("asr", f"WER, {run.material.speakers} speakers", errors, floor=10.0, aim=6.0),
         error_rate("asr", "WER of the judge itself", judge),
         share("asr", "silence, noise, tones: nothing heard", silent),
     ]
