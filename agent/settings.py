@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     instructions: str = Field(
         "", description="System prompt of a new session; empty keeps to what nano was trained on."
     )
-    history_turns: int = Field(3, ge=0, description="Earlier turns the model is shown, at most; nano takes none yet.")
+    history_turns: int = Field(3, ge=0, description="Earlier turns the model is shown, at most; nano takes 3.")
     max_answer_s: float = Field(
         30.0, gt=0, le=100, description="Longest answer in seconds: a model that rambles is stopped."
     )

@@ -67,6 +67,9 @@ class Recipe:
     prompt_frames: int = 150
     temperature: float = 0.4
     """Scale of the prior's noise when speaking, against 1 in training: a young model is clearer with less of it."""
+    blend: float = 1.0
+    """Share of what was trained in the semantic weights of an export, against the model that it started from: the mean
+    of both forgets less (Wortsman et al., arXiv 2109.01903)."""
     history_turns: int = MAX_HISTORY_TURNS
     """Earlier turns that the model is told when it is used (`bundle.BundleConfig`)."""
     instructions: bool = True
@@ -77,6 +80,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.units.encoder != self.acoustic.tokenizer.semantic:
             raise ConfigError("units.encoder and acoustic.tokenizer.semantic differ: make them the same")
+        if not 0 < self.blend <= 1:
+            raise ConfigError(f"blend = {self.blend}: give more than 0 and at most 1")
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -247,6 +252,11 @@ def export(run: Path, recipe: Recipe, folder: Path, start: Bundle | None = None)
             add_lora_(semantic, recipe.semantic.lora_rank, recipe.semantic.lora_alpha)
         restore(semantic, run / "semantic")
         merge_(semantic)
+        if start is not None and recipe.blend < 1:
+            before = start.semantic.state_dict()
+            semantic.load_state_dict(
+                {k: torch.lerp(before[k], v, recipe.blend) for k, v in semantic.state_dict().items()}
+            )
     if start is not None and not (run / "perceptual").is_dir():
         perceptual = start.perceptual
     else:

@@ -156,6 +156,19 @@ def test_the_stages_end_in_a_bundle_that_loads(run: Path, tmp_path: Path) -> Non
         for key, value in getattr(bundle, part).state_dict().items():
             torch.testing.assert_close(getattr(adapted, part).state_dict()[key], value)
     assert torch.equal(adapted.voice("ann").latents, bundle.voice("ann").latents)
+
+    # Blended, its semantic weights lie between those of both.
+    trained = load_bundle(tmp_path / "adapted").semantic.state_dict()
+    wild = torch.load(third / "semantic" / "checkpoint.pt", weights_only=True)
+    for value in wild["module"].values():
+        value.add_(1.0)
+    wild["average"] = None
+    torch.save(wild, third / "semantic" / "checkpoint.pt")
+    config.write_text("blend = 0.25\n" + config.read_text())
+    result = CliRunner().invoke(app, ["export", str(tmp_path / "blended"), *options], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    for key, value in load_bundle(tmp_path / "blended").semantic.state_dict().items():
+        torch.testing.assert_close(value, trained[key] + 0.25, atol=0.02, rtol=0)
     config.write_text(RECIPE.replace("hidden_size = 32", "hidden_size = 16"))
     refused = CliRunner().invoke(app, ["semantic", *options])
     assert refused.exit_code == 2
