@@ -114,8 +114,10 @@ def train_tokenizer(run: Path, recipe: Recipe, start: Bundle | None = None) -> N
     """Both stages of the speech tokenizer, with the extraction of units and words between them.
 
     start: a model whose weights to go on from, here and in the other stages. Raises ConfigError when its shape is not
-    the recipe's.
+    the recipe's, or when other stages of the run went on from its units.
     """
+    if (run / "spoken.npz").is_file() and not (run / "units").is_dir():
+        raise ConfigError(f"{run} keeps the units of the model it started from: train others in another folder")
     corpus = Corpus(run / "corpus")
     codec = None if start is None else start.tokenizer
     if codec is not None:

@@ -150,6 +150,9 @@ def test_the_stages_end_in_a_bundle_that_loads(run: Path, tmp_path: Path) -> Non
         result = CliRunner().invoke(app, [*stage, *options], catch_exceptions=False)
         assert result.exit_code == 0, result.output
     assert not (third / "units").exists()
+    refused = CliRunner().invoke(app, ["tokenizer", *options])
+    assert refused.exit_code == 2
+    assert "in another folder" in " ".join(refused.output.split())
     adapted, read = load_bundle(tmp_path / "adapted"), load_spoken(third / "spoken.npz", Corpus(run / "corpus"))
     assert read["u2"].units.tolist() == units.tolist()
     for part in ("tokenizer", "perceptual"):
