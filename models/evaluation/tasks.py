@@ -308,15 +308,21 @@ def _unknowable(run: Run) -> None:
 def _remembered(run: Run) -> None:
     """Questions that only earlier turns answer; those turns are given as text, as a conversation keeps them."""
     clips = run.material.dialogues
-    right = []
+    planned, right = [], []
     for number, clip in enumerate(clips):
-        heard = run.judges.read(_answer(run, clip, "text").pcm)
+        answer = _answer(run, clip, "text")
+        heard = run.judges.read(answer.pcm)
+        planned.append(content.right(clip.text, clip.answers, answer.text, run.judges.normalise))
         right.append(content.right(clip.text, clip.answers, heard, run.judges.normalise))
         history = [f"{m.role}: {m.text}" for m in clip.history]
         run.record(
-            "dialogue-turns", number, len(clips), history=history, question=clip.text, heard=heard, right=right[-1]
-        )
-    run.figures.append(share("dialogue", "earlier turns remembered", right))
+            "dialogue-turns", number, len(clips), history=history, question=clip.text, understood=answer.transcript,
+            planned=answer.text, heard=heard, right=right[-1],
+        )  # fmt: skip
+    run.figures += [
+        share("dialogue", "earlier turns remembered", right),
+        share("dialogue", "the same, as planned in text", planned),
+    ]
 
 
 TASKS: dict[str, Callable[[Run], None]] = {f.__name__: f for f in (tokenizer, tts, vc, asr, dialogue)}

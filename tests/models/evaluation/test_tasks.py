@@ -69,6 +69,7 @@ def test_figures_say_what_the_judges_said(run: Run) -> None:
     assert values["dialogue", "right content, heard by the judge"] == 100.0
     assert values["dialogue", "asked what it can't know, says so"] == 100.0
     assert values["dialogue", "earlier turns remembered"] == 0.0
+    assert values["dialogue", "the same, as planned in text"] is not None
     assert values["dialogue", "the same after three other turns"] is not None
     assert values["tts", "DNSMOS, default voice"] == 2.5
 
