@@ -42,6 +42,7 @@ from .extract import Spoken, extract, load_spoken
 from .loop import LoopConfig
 from .lora import add_lora_, merge_
 from .parallel import World
+from .semantic_recipe import SemanticRecipe, model_config
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Recipe:
 
     units: semantic_units.SemanticUnitsConfig = field(default_factory=semantic_units.SemanticUnitsConfig)
     acoustic: acoustic.AcousticConfig = field(default_factory=acoustic.AcousticConfig)
-    semantic: semantic_model.SemanticRecipe = field(default_factory=semantic_model.SemanticRecipe)
+    semantic: SemanticRecipe = field(default_factory=SemanticRecipe)
     perceptual: perceptual_model.PerceptualRecipe = field(default_factory=perceptual_model.PerceptualRecipe)
     ablation: perceptual_model.PerceptualRecipe = field(
         default_factory=lambda: perceptual_model.PerceptualRecipe(
@@ -164,7 +165,7 @@ def train_semantic(run: Path, recipe: Recipe, start: Bundle | None = None) -> No
     corpus = Corpus(run / "corpus")
     world = World.join(device())
     if start is not None:
-        _same("semantic model", start.semantic.config, semantic_model.model_config(recipe.semantic, start.vocabulary))
+        _same("semantic model", start.semantic.config, model_config(recipe.semantic, start.vocabulary))
         if world.first:
             start.vocabulary.save(run / "semantic")
         world.wait()
@@ -249,7 +250,7 @@ def export(run: Path, recipe: Recipe, folder: Path, start: Bundle | None = None)
         vocabulary, semantic = start.vocabulary, start.semantic
     else:
         vocabulary = SpeechVocabulary.load(run / "semantic")
-        semantic = SemanticModel(semantic_model.model_config(recipe.semantic, vocabulary))
+        semantic = SemanticModel(model_config(recipe.semantic, vocabulary))
         if recipe.semantic.lora_rank:
             add_lora_(semantic, recipe.semantic.lora_rank, recipe.semantic.lora_alpha)
         restore(semantic, run / "semantic")

@@ -15,8 +15,8 @@ from ...semantic.llama import SemanticModel
 from ...semantic.vocabulary import SpeechVocabulary
 from ...speech_tokenizer.streaming import StreamingSpeechTokenizer
 from ...voice import Voice
-from .. import semantic_model
 from ..recipe import Recipe, write_bundle
+from ..semantic_recipe import model_config
 from .pieces import READERS, find_pieces, read_pieces, units_id, units_of_pieces
 
 
@@ -45,7 +45,7 @@ def assemble_slices(folders: Sequence[Path], recipe: Recipe, target: Path, *, sh
             raise CheckpointError(f"the {part} model was trained on other units than the tokenizer's: train it anew")
     if (folder := found["semantic"]) is not None:
         vocabulary = SpeechVocabulary.load(folder)
-        semantic = SemanticModel(semantic_model.model_config(recipe.semantic, vocabulary))
+        semantic = SemanticModel(model_config(recipe.semantic, vocabulary))
         load_strict(semantic, read_pieces(folder, "semantic"), folder)
     if (folder := found["perceptual"]) is not None:
         perceptual = BlockCausalFlow(recipe.perceptual.model)

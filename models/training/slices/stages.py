@@ -32,6 +32,7 @@ from ..extract import Spoken, extract, load_spoken
 from ..precision import mixed
 from ..recipe import Recipe, all_units, prompt_voice, restore
 from ..recordings import Recordings
+from ..semantic_recipe import model_config
 from .ablation import judge_of, run_variants
 from .judging import character_error_rate, judged, reconstructed, spoken_again, write_samples
 from .machine import Machine
@@ -135,7 +136,7 @@ def semantic(run: Slice) -> Figures:
         folder.mkdir(parents=True)
         for name in ("tokenizer.json", "vocabulary.json"):
             shutil.copyfile(source / name, folder / name)
-        start = SemanticModel(semantic_model.model_config(run.recipe.semantic, SpeechVocabulary.load(folder)))
+        start = SemanticModel(model_config(run.recipe.semantic, SpeechVocabulary.load(folder)))
         load_strict(start, read_pieces(source, "semantic"), source)
     model, vocabulary = semantic_model.train(
         run.corpus,

@@ -79,6 +79,13 @@ def dialogues(seed: int = 0) -> list[Dialogue]:
         made += _each("turns.add", (first,), t, {"x": z})
     for name, t in _TEMPLATES["cannot"].items():
         made += _each(f"cannot.{name}", (), t, {})
+    for name, t in _TEMPLATES["told"].items():
+        made += _each(f"untold.{name}", (), {**t, "answers": _TEMPLATES["cannot"]["mine"]["answers"]}, {})
+        for value in t["values"]:  # what is told has to be heard before it can be remembered
+            replies = tuple(_start(reply.format(x=value)) for reply in t["reply"])
+            for number, tell in enumerate(t["tell"]):
+                phrasing = f"told.{name}/{number}"
+                made.append(Dialogue(f"told.{name}", phrasing, "train", (), tell.format(x=value), replies))
     return list(dict.fromkeys(made))
 
 

@@ -12,7 +12,17 @@ def test_phrasings_for_judging_are_never_trained_on() -> None:
     valid = {(d.template, d.question) for d in made if d.split == "valid"}
     assert valid
     assert not train & valid
-    assert {d.template for d in made if d.split == "valid"} == {d.template for d in made}
+    asked = {d.template for d in made if not d.template.startswith("told.")}
+    assert {d.template for d in made if d.split == "valid"} == asked
+
+
+def test_what_is_told_before_a_question_is_also_told_as_a_first_turn() -> None:
+    made = dialogues()
+    told = {d.question: d.answers for d in made if d.template.startswith("told.")}
+    for d in made:
+        if d.turns and (about := d.template.removeprefix("turns.")) in ("name", "city", "color", "food", "pet"):
+            statement, reply = d.turns[0]
+            assert reply in told[statement], about
 
 
 def test_every_slot_is_filled_and_every_answer_depends_on_the_turns() -> None:

@@ -12,8 +12,9 @@ from speechgpt_gen.models.semantic.pieces import Message
 from speechgpt_gen.models.semantic.sequences import IGNORED
 from speechgpt_gen.models.semantic.vocabulary import N_UNITS, SpeechVocabulary
 from speechgpt_gen.models.training.corpus import Corpus, Pair, Utterance
+from speechgpt_gen.models.training.documents import Builder, PackedBatches, documents
 from speechgpt_gen.models.training.extract import Spoken
-from speechgpt_gen.models.training.semantic_model import Builder, PackedBatches, SemanticRecipe, documents
+from speechgpt_gen.models.training.semantic_recipe import SemanticRecipe
 
 TEXTS = {"q0": "What is my name?", "a0": "You are Ada.", "q1": "Is it late?", "a1": "Yes it is.", "n0": ""}
 KINDS = {"q": "question", "a": "answer", "n": "nothing"}
@@ -186,3 +187,24 @@ def test_documents_of_a_row_do_not_see_each_other(
     assert noisy.any()
     assert ((quiet.tokens[noisy] >= vocabulary.n_text) & (quiet.tokens[noisy] < vocabulary.n_text + N_UNITS)).all()
     assert (batch.targets == quiet.targets).all()
+
+
+def test_what_was_told_is_remembered_over_other_turns_and_a_pronoun_is_not(
+    corpus: Corpus, spoken: dict[str, Spoken], vocabulary: SpeechVocabulary
+) -> None:
+    settings = recipe(history=1.0, chat=50)
+    told = replace(corpus.texts["0"], before=(Message("user", "I am Ada."), Message("assistant", "Hello Ada.")))
+    asked = replace(told, before=(Message("user", "Is she Ada?"), Message("assistant", "Yes.")))
+    unrelated = replace(corpus.texts["1"], question="Is it so?")
+    for pair, apart in ((told, True), (asked, False)):
+        corpus.texts = {"0": pair, "1": unrelated}
+        pool = [d for d in documents(corpus, spoken, vocabulary, settings, "train") if d.pair is pair]
+        assert any(d.earlier for d in pool)
+        assert any(d.between for d in pool) is apart
+        for d in pool:
+            made = Builder(corpus, spoken, vocabulary, settings).build(d, np.random.default_rng(0))
+            assert len(made) <= d.length
+            assert len(d.earlier) + len(d.between) in (1, 2)
+            before = vocabulary.decode(made.tokens).partition(pair.before[0].text)
+            assert before[0].count("Is it so?") == len(d.earlier)
+            assert before[2].count("Is it so?") == len(d.between)

@@ -26,7 +26,7 @@ from speechgpt_gen.models.training.loop import DivergedError, Loop, LoopConfig
 from speechgpt_gen.models.training.muon import Muon
 from speechgpt_gen.models.training.prepare import prepare
 from speechgpt_gen.models.training.recipe import load_recipe
-from speechgpt_gen.models.training.semantic_model import SemanticRecipe
+from speechgpt_gen.models.training.semantic_recipe import SemanticRecipe
 
 RECIPE = """
 views = 1
