@@ -44,13 +44,15 @@ def shipped(name: str) -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """Somebody held out, reading a text; `answers` are those accepted when it is a question, after `history`."""
+    """Somebody held out, reading a text; `answers` are those accepted when it is a question, after `history`, whose
+    user's turns they read as `turns`."""
 
     speaker: str
     text: str
     pcm: Pcm
     answers: tuple[str, ...] = ()
     history: tuple[Message, ...] = ()
+    turns: tuple[Pcm, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +196,8 @@ def _spoken(
         made = []
         for number, q in enumerate(texts):
             speaker = voices[number % len(voices)]
-            made.append(Clip(speaker, q.text, reader.read(q.text, speaker), q.answers, q.history))
+            turns = tuple(reader.read(m.text, speaker) for m in q.history if m.role == "user")
+            made.append(Clip(speaker, q.text, reader.read(q.text, speaker), q.answers, q.history, turns))
         return made
 
     made = Material(source=f"Kokoro voices {', '.join(voices)}, texts held out")

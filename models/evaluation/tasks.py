@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -306,23 +306,41 @@ def _unknowable(run: Run) -> None:
 
 
 def _remembered(run: Run) -> None:
-    """Questions that only earlier turns answer; those turns are given as text, as a conversation keeps them."""
+    """Questions that only earlier turns answer, after these turns as text, and in a talk in which all is spoken."""
     clips = run.material.dialogues
-    planned, right = [], []
+    planned, right, talked = [], [], []
     for number, clip in enumerate(clips):
         answer = _answer(run, clip, "text")
         heard = run.judges.read(answer.pcm)
+        history = _talk(run, clip)
+        after = _answer(run, replace(clip, history=history), "text").text
         planned.append(content.right(clip.text, clip.answers, answer.text, run.judges.normalise))
         right.append(content.right(clip.text, clip.answers, heard, run.judges.normalise))
-        history = [f"{m.role}: {m.text}" for m in clip.history]
+        talked.append(content.right(clip.text, clip.answers, after, run.judges.normalise))
         run.record(
-            "dialogue-turns", number, len(clips), history=history, question=clip.text, understood=answer.transcript,
-            planned=answer.text, heard=heard, right=right[-1],
+            "dialogue-turns", number, len(clips), history=_lines(clip.history), question=clip.text,
+            understood=answer.transcript, planned=answer.text, heard=heard, right=right[-1], talk=_lines(history),
+            planned_in_talk=after,
         )  # fmt: skip
     run.figures += [
         share("dialogue", "earlier turns remembered", right),
         share("dialogue", "the same, as planned in text", planned),
+        share("dialogue", "as planned, when those turns were spoken too", talked),
     ]
+
+
+def _talk(run: Run, clip: Clip) -> tuple[Message, ...]:
+    """Earlier turns as a conversation comes to keep them: what was heard of them, and what it answered."""
+    history: tuple[Message, ...] = ()
+    for pcm in clip.turns:
+        answer = _answer(run, replace(clip, pcm=pcm, history=history), "text")
+        if answer.transcript and answer.text:  # what was not understood is no turn
+            history += (Message("user", answer.transcript), Message("assistant", answer.text))
+    return history
+
+
+def _lines(history: Sequence[Message]) -> list[str]:
+    return [f"{m.role}: {m.text}" for m in history]
 
 
 TASKS: dict[str, Callable[[Run], None]] = {f.__name__: f for f in (tokenizer, tts, vc, asr, dialogue)}

@@ -1,5 +1,8 @@
 """Every task runs on the tiny model and material of noise, with judges that need no package."""
 
+from types import SimpleNamespace
+from typing import cast
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -7,7 +10,7 @@ from numpy.typing import NDArray
 from speechgpt_gen import SpeechGPTGen
 from speechgpt_gen.models.evaluation.judges import Judges
 from speechgpt_gen.models.evaluation.material import Clip, HeldOutVoice, Material
-from speechgpt_gen.models.evaluation.tasks import TASKS, Run, _talk_of_others
+from speechgpt_gen.models.evaluation.tasks import TASKS, Run, _talk, _talk_of_others
 from speechgpt_gen.models.semantic.pieces import Message
 
 Pcm = NDArray[np.float32]
@@ -46,7 +49,7 @@ def run() -> Run:
         sentences=[Clip("ann", "I do not know.", _noise(0)), Clip("bob", "The sea is calm.", _noise(1))],
         questions=[Clip("ann", "Who is it?", _noise(2), ("I do not know.",))],
         unknowable=[Clip("bob", "What time is it?", _noise(3))],
-        dialogues=[Clip("ann", "What is my name?", _noise(4), ("Your name is Ada.",), history)],
+        dialogues=[Clip("ann", "What is my name?", _noise(4), ("Your name is Ada.",), history, (_noise(9),))],
         voices=[HeldOutVoice("ann", _noise(5), _noise(6)), HeldOutVoice("bob", _noise(7), _noise(8))],
     )
     made = Run(SpeechGPTGen.load("tiny"), FakeJudges(), material, items=2, say=lambda line: None)
@@ -70,6 +73,7 @@ def test_figures_say_what_the_judges_said(run: Run) -> None:
     assert values["dialogue", "asked what it can't know, says so"] == 100.0
     assert values["dialogue", "earlier turns remembered"] == 0.0
     assert values["dialogue", "the same, as planned in text"] is not None
+    assert values["dialogue", "as planned, when those turns were spoken too"] is not None
     assert values["dialogue", "the same after three other turns"] is not None
     assert values["tts", "DNSMOS, default voice"] == 2.5
 
@@ -80,6 +84,20 @@ def test_other_turns_are_those_of_other_questions() -> None:
     asked = [(("user", f"q{n}"), ("assistant", f"a{n}")) for n in (4, 0, 1)]
     assert told == [message for turn in asked for message in turn]
     assert _talk_of_others(clips[:1], 0) == ()
+
+
+def test_a_spoken_talk_keeps_what_was_heard_and_answered_and_no_turn_that_was_not_understood() -> None:
+    told: list[tuple[str, ...]] = []
+
+    def reply(audio: tuple[Pcm, int], history: tuple[Message, ...], **_: object) -> SimpleNamespace:
+        told.append(tuple(m.text for m in history))
+        heard = "" if not audio[0].any() else f"I said {len(told)}."
+        return SimpleNamespace(transcript=heard, text=heard and f"You said {len(told)}.")
+
+    run = cast(Run, SimpleNamespace(model=SimpleNamespace(reply=reply), seed=0))
+    history = _talk(run, Clip("ann", "What?", _noise(0), turns=(_noise(1), np.zeros(9, np.float32), _noise(2))))
+    assert [m.text for m in history] == ["I said 1.", "You said 1.", "I said 3.", "You said 3."]
+    assert told == [(), ("I said 1.", "You said 1."), ("I said 1.", "You said 1.")]
 
 
 def test_a_stream_is_the_whole(run: Run) -> None:
