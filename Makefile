@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 STAGE ?= tokenizer
-CORPUS ?= $(firstword $(wildcard data/speech ../*/data/speech))
+CORPUS ?= $(firstword $(wildcard data/speech ../*/data/speech)) $(patsubst %/manifest.tsv,%,$(wildcard build/dialogues/manifest.tsv))
 RESULTS ?= $(wildcard ../*/gpu)
 
-.PHONY: serve test fast gpu-pack test-gpu bench-gpu clean
+.PHONY: serve test fast dialogues gpu-pack test-gpu bench-gpu clean
 
 serve: $(VENV)/.serve
 	$(BIN)/speechgpt-gen serve
@@ -52,6 +52,11 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 %/node_modules: %/package.json %/package-lock.json
 	npm --prefix $* ci --silent
 	touch $@
+
+# The package's own dialogues, read aloud: an hour on two cores, and it goes on where it was stopped. Packs take them along.
+dialogues: $(VENV)/.serve
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[synthesise]"
+	$(BIN)/speechgpt-gen train prepare build/dialogues --run build/dialogues-run --synthesise --jobs 2
 
 # What a bare GPU machine needs to train STAGE, in folders of at most 60 MiB; models/training/gpu_slice.sh takes them.
 gpu-pack: $(VENV)/.serve

@@ -121,7 +121,8 @@ def train(
     module.to(device)
     recordings = Recordings(corpus, device)
     speaker_of = {name: i for i, name in enumerate(corpus.speakers)}
-    training, held_out = corpus.split("train"), corpus.split("valid")
+    # A sound without letters has all its frames' blanks for a loss, not one character's: it would drown the others.
+    training, held_out = ([u for u in corpus.split(name) if characters(u.text)] for name in ("train", "valid"))
     batches = batches_of(training, config.batch_seconds, config.loop.seed)
 
     def losses(step: int) -> dict[str, Tensor]:

@@ -47,9 +47,9 @@ def run_slice(given: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
         source = work / "packs"
-        unpacked(given.packs, source)
+        corpora = unpacked(given.packs, source)
         recipe = load_recipe(given.recipe or source / "recipe.toml")
-        _decode(source, work / "corpus")  # in processes, so before the device is touched
+        _decode(corpora, work / "corpus")  # in processes, so before the device is touched
         print(f"corpus decoded after {machine.spent:.1f} s", flush=True)
         rate = machine.gemm_rate()
         print(f"{machine.device}: matrix products at {rate / 1e12:.2f} TFLOP/s", flush=True)
@@ -64,9 +64,9 @@ def run_slice(given: argparse.Namespace) -> None:
     print(json.dumps(figures, indent=1), flush=True)
 
 
-def _decode(source: Path, cache: Path) -> None:
+def _decode(sources: list[Path], cache: Path) -> None:
     with ProcessPoolExecutor() as pool:
-        prepare(source, cache, pool=pool, progress=False)
+        prepare(sources, cache, pool=pool, progress=False)
 
 
 def _logs(work: Path) -> list[str]:

@@ -1,8 +1,8 @@
 """What a bare machine needs for a stage, in folders small enough to carry: recordings as they are, texts, the recipe,
 and the wheels that read recordings.
 
-    pack-00/   manifest.tsv, pairs.tsv, recipe.toml, wheels/*.whl, shards/*.tar
-    pack-01/   shards/*.tar ...
+    pack-00/   recipe.toml, wheels/*.whl, corpus-0/manifest.tsv, corpus-0/pairs.tsv, corpus-0/shards/*.tar
+    pack-01/   corpus-0/shards/*.tar, corpus-1/manifest.tsv ...
     pack-0n/   earlier/*: pieces of earlier slices, if there are any
 """
 
@@ -60,22 +60,23 @@ class Packer:
 
 
 def write_packs(
-    source: Path, target: Path, recipe: Path, *, earlier: Sequence[Path] = (), wheels: bool = True
+    sources: Sequence[Path], target: Path, recipe: Path, *, earlier: Sequence[Path] = (), wheels: bool = True
 ) -> list[int]:
-    """Spread the corpus in `source` over packs of at most MAX_BYTES in `target`, which is replaced; returns the sizes.
+    """Spread corpora over packs of at most MAX_BYTES in `target`, which is replaced; returns the sizes.
 
     earlier: folders of results, whose newest pieces of every stage come along. wheels: also fetch, from the package
     index, what reads Ogg on a machine with Python 3.12 on x86-64 Linux.
-    Raises ConfigError when `source` is no corpus or a file is too large for a pack.
+    Raises ConfigError when a source is no corpus or a file is too large for a pack.
     """
-    manifest = source / "manifest.tsv"
-    if not manifest.is_file():
-        raise ConfigError(f"no manifest.tsv in {source}: give the folder of a corpus")
+    for source in sources:
+        if not (source / "manifest.tsv").is_file():
+            raise ConfigError(f"no manifest.tsv in {source}: give the folder of a corpus")
     shutil.rmtree(target, ignore_errors=True)
     packer = Packer(target)
-    packer.add(manifest, "")
-    if (source / "pairs.tsv").is_file():  # earlier turns stand there
-        packer.add(source / "pairs.tsv", "")
+    for number, source in enumerate(sources):
+        for table in ("manifest.tsv", "pairs.tsv"):  # earlier turns stand in the second
+            if (source / table).is_file():
+                packer.add(source / table, f"corpus-{number}")
     with tempfile.TemporaryDirectory() as scratch:
         settings = Path(scratch) / "recipe.toml"
         shutil.copyfile(recipe, settings)
@@ -89,8 +90,9 @@ def write_packs(
         for pattern in names:
             for file in sorted(found.glob(pattern)) if found else ():
                 packer.add(file, f"earlier/{stage}")
-    for shard in sorted((source / "shards").glob("*.tar")):
-        packer.add(shard, "shards")
+    for number, source in enumerate(sources):
+        for shard in sorted((source / "shards").glob("*.tar")):
+            packer.add(shard, f"corpus-{number}/shards")
     (target / "pack-00" / "packs").write_text(str(len(packer.used)))
     return packer.used
 
@@ -104,8 +106,8 @@ def _fetch_wheels(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.whl"))
 
 
-def unpacked(packs: Path, joined: Path) -> None:
-    """Make `joined` one corpus folder out of all packs below `packs`, by links; wheels become importable.
+def unpacked(packs: Path, joined: Path) -> list[Path]:
+    """Make `joined` one folder out of all packs below `packs`, by links; returns its corpora. Wheels become importable.
 
     Raises ConfigError when a pack is missing.
     """
@@ -123,6 +125,7 @@ def unpacked(packs: Path, joined: Path) -> None:
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(file.resolve())
     _import_wheels(sorted(joined.glob("wheels/*.whl")), joined / "site")
+    return sorted(joined.glob("corpus-*"))
 
 
 def _import_wheels(wheels: list[Path], site: Path) -> None:
@@ -135,16 +138,16 @@ def _import_wheels(wheels: list[Path], site: Path) -> None:
 
 
 def main() -> None:
-    """`python -m speechgpt_gen.models.training.slices.pack SOURCE TARGET [--recipe FILE] [--no-wheels]`."""
+    """`python -m speechgpt_gen.models.training.slices.pack SOURCE ... TARGET [--recipe FILE] [--no-wheels]`."""
     parser = argparse.ArgumentParser(description="Pack what a bare machine needs to train.")
-    parser.add_argument("source", type=Path, help="corpus folder: manifest.tsv and shards/")
+    parser.add_argument("sources", type=Path, nargs="+", help="corpus folders: manifest.tsv and shards/")
     parser.add_argument("target", type=Path)
     parser.add_argument("--recipe", type=Path, default=Path(__file__).parents[1] / "nano.toml")
     parser.add_argument("--earlier", type=Path, nargs="*", default=[], help="folders with results of earlier slices")
     parser.add_argument("--no-wheels", dest="wheels", action="store_false")
     given = parser.parse_args()
     try:
-        sizes = write_packs(given.source, given.target, given.recipe, earlier=given.earlier, wheels=given.wheels)
+        sizes = write_packs(given.sources, given.target, given.recipe, earlier=given.earlier, wheels=given.wheels)
     except SpeechGPTGenError as error:
         sys.exit(f"error: {error}")
     for number, size in enumerate(sizes):

@@ -5,9 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from torch import nn
 
@@ -71,10 +74,23 @@ runpy.run_module("speechgpt_gen.models.training.slices", run_name="__main__", al
 
 
 @pytest.fixture
-def packs(source: Path, tmp_path: Path) -> Path:
+def no_speech(tmp_path: Path) -> Path:
+    """A second corpus, of one sound without speech in a shard of the first one's name."""
+    folder = tmp_path / "no-speech"
+    (folder / "shards").mkdir(parents=True)
+    header = "id\tshard\tspeaker\tspeed\tseconds\tkind\tpair\tsplit\ttext"
+    (folder / "manifest.tsv").write_text(f"{header}\nn0\tA.tar\tnobody\t1.0\t1.0\tnothing\t\ttrain\t\n")
+    soundfile.write(tmp_path / "n0.ogg", 0.1 * np.random.default_rng(0).standard_normal(16_000), 16_000, subtype="OPUS")
+    with tarfile.open(folder / "shards" / "A.tar", "w") as archive:
+        archive.add(tmp_path / "n0.ogg", "n0.ogg")
+    return folder
+
+
+@pytest.fixture
+def packs(source: Path, no_speech: Path, tmp_path: Path) -> Path:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(RECIPE)
-    write_packs(source, tmp_path / "packs", recipe, wheels=False)
+    write_packs([source, no_speech], tmp_path / "packs", recipe, wheels=False)
     return tmp_path / "packs"
 
 
@@ -147,16 +163,18 @@ def test_packs_keep_their_limit_and_come_together_again(
     monkeypatch.setattr("speechgpt_gen.models.training.slices.pack.MAX_BYTES", 40_000)
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(RECIPE)
-    (tmp_path / "many" / "shards").mkdir(parents=True)
-    (tmp_path / "many" / "manifest.tsv").write_text("id\n")
-    for name in ("A.tar", "B.tar", "C.tar"):
-        (tmp_path / "many" / "shards" / name).write_bytes(bytes(25_000))
-    packs = write_packs(tmp_path / "many", tmp_path / "packs", recipe, wheels=False)
+    corpora = {"many": ("A.tar", "B.tar"), "other": ("A.tar",)}
+    for folder, names in corpora.items():
+        (tmp_path / folder / "shards").mkdir(parents=True)
+        (tmp_path / folder / "manifest.tsv").write_text(f"{folder}\n")
+        for name in names:
+            (tmp_path / folder / "shards" / name).write_bytes(bytes(25_000))
+    packs = write_packs([tmp_path / folder for folder in corpora], tmp_path / "packs", recipe, wheels=False)
     assert len(packs) == 3
     assert max(packs) <= 40_000
-    joined = tmp_path / "joined"
-    unpacked(tmp_path / "packs", joined)
-    assert sorted(p.name for p in (joined / "shards").iterdir()) == ["A.tar", "B.tar", "C.tar"]
+    joined = unpacked(tmp_path / "packs", tmp_path / "joined")
+    assert [(each / "manifest.tsv").read_text().strip() for each in joined] == ["many", "other"]
+    assert [tuple(sorted(p.name for p in (each / "shards").iterdir())) for each in joined] == [*corpora.values()]
     shutil.rmtree(tmp_path / "packs" / "pack-01")
     with pytest.raises(ConfigError, match="lacks pack-01"):
         unpacked(tmp_path / "packs", tmp_path / "again")
