@@ -53,7 +53,7 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	npm --prefix $* ci --silent
 	touch $@
 
-# The package's own dialogues, read aloud: an hour on two cores, and it goes on where it was stopped. Packs take them along.
+# The package's own dialogues, read aloud: twenty minutes on two cores, resumed if stopped. Packs take them along.
 dialogues: $(VENV)/.serve
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[synthesise]"
 	$(BIN)/speechgpt-gen train prepare build/dialogues --run build/dialogues-run --synthesise --jobs 2
