@@ -1,8 +1,8 @@
 """Conversations of several turns, questions that nobody could answer, and sounds that are no question.
 
 Most end in a question whose answer depends on earlier turns: what somebody told of themselves, or what a pronoun stands
-for. Telling it is a dialogue too, and so is asking for what was never told. Phrasings
-of questions are split, not slots: a valid question was never asked in these words in training.
+for. Telling it is a dialogue too, and so is asking for what was never told. Phrasings of questions are split, not
+slots: a valid question was never asked in these words in training.
 """
 
 from __future__ import annotations

@@ -194,6 +194,16 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(run: Path, tmp_path: Pa
         semantic_units.train(corpus, tmp_path / "parts", other)
 
 
+def test_a_sound_without_words_has_no_part_in_the_loss_of_recognition(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    config = load_recipe(tmp_path / "tiny.toml").units
+    corpus = Corpus(run / "corpus")
+    plain = semantic_units.train(corpus, tmp_path / "plain", config)
+    corpus.utterances.append(replace(corpus.utterances[0], id="n0", kind="nothing", pair="", text=""))
+    with_sound = semantic_units.train(corpus, tmp_path / "with-sound", config)
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), with_sound.parameters(), strict=True))
+
+
 def test_units_that_stay_are_read_anew(run: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(RECIPE)
     module = semantic_units.SemanticUnits(load_recipe(tmp_path / "tiny.toml").units, 1)
