@@ -44,6 +44,12 @@ def prepare(
         Path | None, typer.Option(help="With --synthesise: folder of pairs.tsv, sentences.tsv, speakers.tsv.")
     ] = None,
     engines: Annotated[str, typer.Option(help="With --synthesise: of kokoro, pico, piper, flite.")] = "kokoro",
+    mixtures: Annotated[
+        int, typer.Option(min=0, help="With --synthesise: Kokoro speakers to draw besides those of the texts.")
+    ] = 0,
+    exercises: Annotated[
+        int, typer.Option(min=0, help="With --synthesise: new sums, spellings and the like of each rule, as text.")
+    ] = 0,
     most: Annotated[int | None, typer.Option(min=1, help="With --synthesise: recordings at most.")] = None,
     seed: Annotated[int, typer.Option(help="With --synthesise: who reads what, and how fast.")] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
@@ -74,7 +80,8 @@ def prepare(
             from ...models.training.synthesis.build import Plan, build
 
             names = tuple(name.strip() for name in engines.split(","))
-            count, left_out = build(Plan(texts, names, seed=seed, most=most), corpora[-1], pool)
+            plan = Plan(texts, names, mixtures, seed=seed, most=most, exercises=exercises)
+            count, left_out = build(plan, corpora[-1], pool)
             typer.echo(f"{corpora[-1]}: {count} recordings made, {left_out} could not be")
         made = decode(corpora, run / "corpus", limits=Limits(max_seconds, min_rate=min_rate), check=check, pool=pool)
     hours = sum(u.samples for u in made.utterances) / 16_000 / 3600

@@ -24,7 +24,17 @@ from ...errors import ConfigError, SpeechGPTGenError
 from ..sources import TURN, rows_of
 from .dialogues import dialogues, no_speech
 from .engines import Engine, finish, open_engine
-from .kokoro import HELD_OUT, Kokoro, SpeakerRecipe, english_voices, read_speakers, real_speaker, voices_file
+from .exercises import exercises
+from .kokoro import (
+    HELD_OUT,
+    Kokoro,
+    SpeakerRecipe,
+    english_voices,
+    mixtures,
+    read_speakers,
+    real_speaker,
+    voices_file,
+)
 
 _SHARD = 256
 _SECOND_READING = 5
@@ -49,15 +59,18 @@ class Job:
 @dataclass(frozen=True)
 class Plan:
     """What to build. texts: a folder with `pairs.tsv` and `sentences.tsv`, of which either may be missing, and perhaps
-    `speakers.tsv`; answerer: who reads all answers; most: recordings at most; turns: whether the dialogue templates of
-    the package are added."""
+    `speakers.tsv`; mixtures: Kokoro speakers drawn besides; answerer: who reads all answers; most: recordings at most;
+    turns: whether the dialogue templates of the package are added; exercises: how many of each rule are added as text,
+    read by nobody (`exercises.py`)."""
 
     texts: Path | None
     engines: tuple[str, ...] = ("kokoro",)
+    mixtures: int = 0
     answerer: str = "af_heart"
     seed: int = 0
     most: int | None = None
     turns: bool = True
+    exercises: int = 0
     nothing: int = 70
 
     def speakers(self) -> list[str]:
@@ -69,12 +82,15 @@ class Plan:
         return found
 
     def recipes(self) -> list[SpeakerRecipe]:
-        """Kokoro's speakers: those of `speakers.tsv`, else its English voices."""
+        """Kokoro's speakers: those of `speakers.tsv`, else its English voices; and `mixtures` of all its voices."""
         table = self.texts / "speakers.tsv" if self.texts is not None else None
-        if table is not None and table.is_file():
-            return read_speakers(table)
-        names = english_voices(list(np.load(voices_file()).files))
-        return [real_speaker(name) for name in names if name not in HELD_OUT]
+        listed = read_speakers(table) if table is not None and table.is_file() else None
+        if listed is not None and not self.mixtures:
+            return listed
+        names = list(np.load(voices_file()).files)
+        if listed is None:
+            listed = [real_speaker(name) for name in english_voices(names) if name not in HELD_OUT]
+        return listed + mixtures(names, self.mixtures, self.seed)
 
 
 def pairs_of(plan: Plan) -> list[dict[str, str]]:
@@ -93,6 +109,15 @@ def pairs_of(plan: Plan) -> list[dict[str, str]]:
              "question": talk.question, "answer": answer, "history": history}
         )  # fmt: skip
     return made
+
+
+def exercises_of(plan: Plan) -> list[dict[str, str]]:
+    """Rows that are added to them as text alone."""
+    return [
+        {"pair": f"x{number:05d}", "template": made.template, "phrasing": "", "split": "train",
+         "question": made.question, "answer": made.answer, "history": ""}
+        for number, made in enumerate(exercises(plan.exercises, plan.seed))
+    ]  # fmt: skip
 
 
 def jobs_of(plan: Plan, speakers: Sequence[str]) -> list[Job]:
@@ -140,7 +165,7 @@ def build(plan: Plan, folder: Path, pool: Executor | None = None, progress: bool
                 print(f"made {number}/{len(groups)} shards", flush=True)
         lines = [line for name, _ in groups for line in (shards / f"{name}.tsv").read_text().splitlines()]
         _write(folder / "manifest.tsv", MANIFEST, (line.split("\t") for line in lines))
-        _write(folder / "pairs.tsv", PAIRS, ([row[k] for k in PAIRS] for row in pairs_of(plan)))
+        _write(folder / "pairs.tsv", PAIRS, ([row[k] for k in PAIRS] for row in (*pairs_of(plan), *exercises_of(plan))))
         _write_speakers(plan, speakers, folder / "speakers.tsv")
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written: {error.strerror or error}; run the command again") from None

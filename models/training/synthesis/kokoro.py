@@ -9,6 +9,7 @@ import contextlib
 import csv
 import hashlib
 import os
+import random
 import subprocess
 import tarfile
 from dataclasses import dataclass
@@ -126,6 +127,26 @@ def voices_file() -> Path:
 def english_voices(names: list[str]) -> list[str]:
     """Of all names those of English voices that speak aloud."""
     return sorted(name for name in names if name.startswith(ENGLISH) and name != WHISPERED)
+
+
+def mixtures(names: list[str], count: int, seed: int) -> list[SpeakerRecipe]:
+    """`count` speakers drawn from the released voices `names`, those kept for judging left out.
+
+    Any voice gives the timbre, an English one how it speaks: what is said stays clear.
+    """
+    rng = random.Random(f"mixtures {seed}")
+    speaking = [name for name in english_voices(names) if name not in HELD_OUT]
+    sounding = sorted(name for name in names if name not in (*HELD_OUT, WHISPERED))
+    made = []
+    for number in range(count):
+        kind: Any = rng.choice(("extra", "cross", "cross_rs"))
+        voice, manner = rng.choice(speaking if kind == "extra" else sounding), rng.choice(speaking)
+        t = round(rng.uniform(1.1, 1.4), 2) if kind == "extra" else 1.0
+        resample = round(rng.choice((rng.uniform(0.88, 0.97), rng.uniform(1.03, 1.14))), 3)
+        phonemes = real_speaker(manner).phonemes
+        name = f"mix{seed}_{number:04d}"
+        made.append(SpeakerRecipe(name, kind, voice, manner, t, resample if kind == "cross_rs" else 1.0, phonemes))
+    return made
 
 
 class Kokoro:

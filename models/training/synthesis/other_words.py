@@ -18,10 +18,27 @@ _ANY = "*"
 
 
 @cache
+def _tables() -> dict[str, dict[str, list[str]]]:
+    """Template -> `known` questions and other ways to `ask`, both with slots."""
+    return dict(_flat(tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))))
+
+
+@cache
 def _templates() -> dict[str, tuple[tuple[re.Pattern[str], ...], tuple[str, ...]]]:
     """Template -> patterns that known questions match, and the ways to ask, with the patterns' slots."""
-    tables = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-    return {name: (tuple(map(_pattern, table["known"])), tuple(table["ask"])) for name, table in _flat(tables)}
+    return {name: (tuple(map(_pattern, table["known"])), tuple(table["ask"])) for name, table in _tables().items()}
+
+
+def templates() -> tuple[str, ...]:
+    """Names of all templates that are known."""
+    return tuple(_tables())
+
+
+@cache
+def wordings(template: str) -> tuple[str, ...]:
+    """Every way to ask a template's question, its slots open; none for a template that is not known."""
+    table = _tables().get(template, {"known": [], "ask": []})
+    return (*(known for known in table["known"] if known != _ANY), *table["ask"])
 
 
 def _flat(tables: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, list[str]]]]:

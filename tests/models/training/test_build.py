@@ -13,7 +13,14 @@ from speechgpt_gen.models.training.sources import rows_of
 from speechgpt_gen.models.training.synthesis import build as module
 from speechgpt_gen.models.training.synthesis.build import Plan, build
 from speechgpt_gen.models.training.synthesis.engines import ENGINES, finish
-from speechgpt_gen.models.training.synthesis.kokoro import SpeakerRecipe, english_voices, read_speakers
+from speechgpt_gen.models.training.synthesis.kokoro import (
+    HELD_OUT,
+    WHISPERED,
+    SpeakerRecipe,
+    english_voices,
+    mixtures,
+    read_speakers,
+)
 
 
 class Hum:
@@ -83,6 +90,28 @@ def test_dialogues_bring_their_earlier_turns(plan: Plan, tmp_path: Path) -> None
     for pair in corpus.texts.values():
         assert [m.role for m in pair.before[:2]] == (["user", "assistant"] if pair.before else [])
         assert " | ".join(m.text for m in pair.before) == pairs[pair.pair]["history"]
+
+
+def test_exercises_are_learnt_as_text_and_read_by_nobody(plan: Plan, tmp_path: Path) -> None:
+    build(replace(plan, exercises=2), tmp_path / "corpus", progress=False)
+    corpus = prepare(tmp_path / "corpus", tmp_path / "cache", progress=False)
+    made = [pair for pair in corpus.texts.values() if pair.pair.startswith("x")]
+    assert len(made) > 50
+    assert all(pair.split == "train" and pair.answer for pair in made)
+    assert not any(u.pair.startswith("x") for u in corpus.utterances)
+
+
+def test_speakers_are_mixed_of_all_voices_but_those_that_judge() -> None:
+    names = ["af_sky", "bm_daniel", "ef_dora", "zm_yunxi", WHISPERED, *HELD_OUT]
+    made = mixtures(names, 60, seed=1)
+    assert made == mixtures(names, 60, seed=1) != mixtures(names, 60, seed=2)
+    assert len({recipe.speaker for recipe in made}) == 60
+    assert {recipe.kind for recipe in made} == {"extra", "cross", "cross_rs"}
+    assert {recipe.voice_a for recipe in made} == {"af_sky", "bm_daniel", "ef_dora", "zm_yunxi"}
+    assert {recipe.voice_b for recipe in made} == {"af_sky", "bm_daniel"}
+    for recipe in made:
+        assert recipe.phonemes == ("en-gb" if recipe.voice_b == "bm_daniel" else "en-us")
+        assert (recipe.resample != 1.0) == (recipe.kind == "cross_rs")
 
 
 def test_recordings_are_trimmed_and_not_too_loud() -> None:
