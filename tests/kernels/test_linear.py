@@ -32,6 +32,20 @@ def test_close_to_fp32(dtype: Literal["int8", "bf16"], error: float, bias: bool,
         assert not light.state_dict()
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_loud_row_does_not_cost_the_others_their_precision(bias: bool) -> None:
+    linear = nn.Linear(48, 33, bias=bias)
+    x = torch.randn(2, 5, 48)
+    light = Int8Linear(linear)
+    with torch.inference_mode():
+        apart = light(x)
+        loud = x.clone()
+        loud[0, 0] *= 1e4
+        together = light(loud)
+    torch.testing.assert_close(together[1], apart[1], rtol=0.01, atol=0.02)
+    torch.testing.assert_close(together[0, 1:], apart[0, 1:], rtol=0.01, atol=0.02)
+
+
 def test_skips_by_path_and_by_name() -> None:
     def build() -> nn.Module:
         return nn.ModuleDict({"a": nn.Sequential(nn.Linear(4, 4), nn.ReLU()), "head": nn.Linear(4, 4)})
