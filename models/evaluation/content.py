@@ -2,7 +2,9 @@
 
 The expected answer's content words are those that carry meaning and were not in the question. An answer is right when
 it holds three quarters of them and every number. Where nothing is left (which of two things said, say after me), three
-quarters of the answer's words have to come in their order. Spelled letters are one word, however they were written.
+quarters of the answer's words have to come in their order, or those that carry meaning and no others. Spelled letters
+are one word, however they were written. Frame words are those that may be lacking from an answer without loss: "It is
+forty" for "If you take fourteen from fifty-four, you get forty".
 """
 
 from __future__ import annotations
@@ -64,8 +66,11 @@ def _holds(wanted: Sequence[str], tokens: Sequence[str]) -> bool:
     return found >= 0.75 * len(wanted)
 
 
-def _in_order(wanted: Sequence[str], tokens: Sequence[str]) -> bool:
-    """Whether three quarters of the wanted words are a common subsequence."""
+def _says_again(wanted: Sequence[str], tokens: Sequence[str]) -> bool:
+    """Whether three quarters of the wanted words are a common subsequence, or all that carries meaning is the same."""
+    meant, said = ([word for word in words if word not in _FRAME_WORDS] for words in (wanted, tokens))
+    if meant and meant == said:
+        return True
     longest = [0] * (len(tokens) + 1)
     for word in wanted:
         last = 0
@@ -84,7 +89,7 @@ def right(question: str, accepted: Sequence[str], heard: str, normalise: Normali
     tokens = _tokens(heard, normalise)
     for answer in accepted:
         wanted = content_words(question, answer, normalise)
-        if _holds(wanted, tokens) if wanted else _in_order(_tokens(answer, normalise), tokens):
+        if _holds(wanted, tokens) if wanted else _says_again(_tokens(answer, normalise), tokens):
             return True
     return False
 
