@@ -56,7 +56,7 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 # The package's own dialogues, read aloud: twenty minutes on two cores, resumed if stopped. Packs take them along.
 dialogues: $(VENV)/.serve
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[synthesise]"
-	$(BIN)/speechgpt-gen train prepare build/dialogues --run build/dialogues-run --synthesise --jobs 2
+	$(BIN)/speechgpt-gen train prepare build/dialogues --run build/dialogues-run --synthesise --mixtures 300 --exercises 150 --jobs 2
 
 # What a bare GPU machine needs to train STAGE, in folders of at most 60 MiB; models/training/gpu_slice.sh takes them.
 gpu-pack: $(VENV)/.serve
