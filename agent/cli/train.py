@@ -101,6 +101,15 @@ def tokenizer(*, run: Run, config: Config = None, start: Start = None) -> None:
 
 @app.command()
 @user_errors
+def decoder(*, run: Run, config: Config = None, start: Start = None) -> None:
+    """Train the tokenizer's decoder alone, for better sound: codes stay, so no other part need know."""
+    from ...models.training import recipe
+
+    recipe.train_decoder(run, _recipe(config, start), _start(start))
+
+
+@app.command()
+@user_errors
 def semantic(*, run: Run, config: Config = None, start: Start = None) -> None:
     """Train the semantic model: it listens, answers and speaks in units."""
     from ...models.training import recipe

@@ -4,9 +4,10 @@
     RUN/units/                 stage one of the tokenizer      `tokenizer`
     RUN/spoken.npz             units and places of words       `tokenizer`
     RUN/acoustic/              stage two of the tokenizer      `tokenizer`
+    RUN/decoder/               stage three of the tokenizer    `decoder`
     RUN/heard-N.npz            the same through noise          `semantic`
     RUN/semantic/              semantic model                  `semantic`
-    RUN/codes.safetensors      all levels of codes             `perceptual`
+    RUN/codes.safetensors      all levels of codes             `decoder`, `perceptual`
     RUN/perceptual/            perceptual model                `perceptual`
 
 Every stage goes on from its last checkpoint; a stage that is finished is not run again. With a model to start from, the
@@ -18,6 +19,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ from ..semantic.llama import SemanticModel
 from ..semantic.vocabulary import SpeechVocabulary
 from ..speech_tokenizer.streaming import StreamingSpeechTokenizer
 from ..voice import Voice
-from . import acoustic, perceptual_model, semantic_model, semantic_units
+from . import acoustic, decoder, perceptual_model, semantic_model, semantic_units
 from .corpus import Corpus
 from .extract import Spoken, extract, load_spoken
 from .loop import LoopConfig
@@ -51,6 +53,7 @@ class Recipe:
 
     units: semantic_units.SemanticUnitsConfig = field(default_factory=semantic_units.SemanticUnitsConfig)
     acoustic: acoustic.AcousticConfig = field(default_factory=acoustic.AcousticConfig)
+    decoder: decoder.DecoderConfig = field(default_factory=decoder.DecoderConfig)
     semantic: SemanticRecipe = field(default_factory=SemanticRecipe)
     perceptual: perceptual_model.PerceptualRecipe = field(default_factory=perceptual_model.PerceptualRecipe)
     ablation: perceptual_model.PerceptualRecipe = field(
@@ -133,12 +136,15 @@ def train_tokenizer(run: Path, recipe: Recipe, start: Bundle | None = None) -> N
 
 
 def load_tokenizer(run: Path, recipe: Recipe, corpus: Corpus, start: Bundle | None = None) -> StreamingSpeechTokenizer:
-    """The tokenizer that both stages made, or that of the model to start from if they did not run; in eval mode."""
+    """The tokenizer that its stages made, or of the model to start from what they did not; in eval mode."""
     if start is not None and not (run / "units").is_dir():
-        return start.tokenizer
-    tokenizer = StreamingSpeechTokenizer(recipe.acoustic.tokenizer)
-    restore(tokenizer, run / "acoustic")
-    tokenizer.semantic.load_state_dict(_stage_one(run, recipe, corpus).encoder.state_dict())
+        tokenizer = deepcopy(start.tokenizer)
+    else:
+        tokenizer = StreamingSpeechTokenizer(recipe.acoustic.tokenizer)
+        restore(tokenizer, run / "acoustic")
+        tokenizer.semantic.load_state_dict(_stage_one(run, recipe, corpus).encoder.state_dict())
+    if (run / "decoder").is_dir():
+        restore(tokenizer.decoder, run / "decoder")
     return tokenizer.eval()
 
 
@@ -158,6 +164,15 @@ def _stage_one(run: Path, recipe: Recipe, corpus: Corpus, start: Bundle | None =
 def _same(part: str, ours: object, wanted: object) -> None:
     if ours != wanted:
         raise ConfigError(f"the {part} to start from is {ours}, the recipe asks for {wanted}: make the recipe the same")
+
+
+def train_decoder(run: Path, recipe: Recipe, start: Bundle | None = None) -> None:
+    """The tokenizer's decoder alone; other stages may come before it or after."""
+    corpus = Corpus(run / "corpus")
+    tokenizer = load_tokenizer(run, recipe, corpus, start)
+    _extract(run, recipe, corpus, 0, start)
+    found = codes(run, corpus, tokenizer)
+    decoder.train(corpus, tokenizer, found, run / "decoder", recipe.decoder, device=device())
 
 
 def train_semantic(run: Path, recipe: Recipe, start: Bundle | None = None) -> None:
@@ -265,7 +280,7 @@ def export(run: Path, recipe: Recipe, folder: Path, start: Bundle | None = None)
     else:
         perceptual = BlockCausalFlow(recipe.perceptual.model)
         restore(perceptual, run / "perceptual")
-    kept = start.voices if start is not None and tokenizer is start.tokenizer else {}
+    kept = start.voices if start is not None and not (run / "units").is_dir() else {}
     voices = {
         name: kept[name] if name in kept else prompt_voice(corpus, tokenizer, name, recipe.prompt_frames)
         for name in recipe.voices

@@ -25,9 +25,9 @@ def assemble_slices(folders: Sequence[Path], recipe: Recipe, target: Path, *, sh
     taken from `shipped`.
 
     Raises CheckpointError when no piece is found, when some are missing, or when a part was trained on the units of
-    another tokenizer.
+    another tokenizer, or a decoder on the latents of another codec.
     """
-    found = {part: find_pieces(folders, part) for part in PARTS}
+    found = {part: find_pieces(folders, part) for part in (*PARTS, "decoder")}
     if not any(found.values()):
         raise CheckpointError(f"no pieces in {', '.join(map(str, folders))}: name the OUT folders of slices")
     base = load_bundle(shipped)
@@ -38,6 +38,10 @@ def assemble_slices(folders: Sequence[Path], recipe: Recipe, target: Path, *, sh
         state = {k: v for k, v in read_pieces(folder, "tokenizer").items() if not k.startswith(READERS)}
         load_strict(tokenizer, state, folder)
         voices = _voices(folder / "voices.safetensors", recipe.voices)
+    if (folder := found["decoder"]) is not None:
+        if units_of_pieces(folder, "decoder") != units_id(tokenizer.codebooks):
+            raise CheckpointError("the decoder was trained on another codec's latents: train it anew, or leave it out")
+        load_strict(tokenizer.decoder, read_pieces(folder, "decoder"), folder)
     units = units_id(tokenizer.semantic)
     for part in ("semantic", "perceptual"):
         folder = found[part]

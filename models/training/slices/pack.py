@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from ...bundle import PARTS
 from ...errors import ConfigError, SpeechGPTGenError
 from .pieces import find_pieces
 
@@ -26,6 +25,7 @@ MAX_BYTES: Final = 60 * 2**20
 _WHEELS: Final = ("soundfile", "cffi", "pycparser")
 _BESIDE: Final = {
     "tokenizer": ("voices.safetensors",),
+    "decoder": (),
     "semantic": ("tokenizer.json", "vocabulary.json"),
     "perceptual": (),
 }
@@ -84,9 +84,9 @@ def write_packs(
         if wheels:
             for wheel in _fetch_wheels(Path(scratch)):
                 packer.add(wheel, "wheels")
-    for stage in PARTS:
+    for stage, beside in _BESIDE.items():
         found = find_pieces(earlier, stage)
-        names = () if found is None else (f"{stage}-*.safetensors", *_BESIDE[stage])
+        names = () if found is None else (f"{stage}-*.safetensors", *beside)
         for pattern in names:
             for file in sorted(found.glob(pattern)) if found else ():
                 packer.add(file, f"earlier/{stage}")

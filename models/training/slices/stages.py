@@ -1,9 +1,10 @@
 """The stages as slices: each takes what earlier ones left, trains for its time, judges itself and leaves pieces.
 
 tokenizer    units (from where the shipped encoder stands), then the codec around them
+decoder      the codec's decoder alone
 semantic     units and words of the corpus, then the language model
 perceptual   codes of the corpus, then the flow
-    ablation     small flows that differ in chain and prior
+ablation     small flows that differ in chain and prior
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from ...semantic.llama import SemanticModel
 from ...semantic.vocabulary import SpeechVocabulary
 from ...speech_tokenizer.streaming import StreamingSpeechTokenizer
 from .. import acoustic, perceptual_model, semantic_model, semantic_units
+from .. import decoder as decoding
 from ..ablation import Bench
 from ..corpus import Corpus
 from ..extract import Spoken, extract, load_spoken
@@ -112,6 +114,30 @@ def tokenizer(run: Slice) -> Figures:
         "items_per_step": run.recipe.acoustic.batch * run.recipe.acoustic.crop_frames,
     }
     _write_voices(run, made.cpu())
+    return figures | _size(made)
+
+
+def decoder(run: Slice) -> Figures:
+    """The codec's decoder alone, for latents that stay what they are."""
+    machine, recipe = run.machine, run.recipe.decoder
+    base, reader = _tokenizer(run, run.earlier("tokenizer"))
+    known = units_id(base.codebooks)
+    base.to(machine.device)
+    codes = perceptual_model.extract_codes(run.corpus, base, _encode_all(run, base))
+    source = run.earlier("decoder", known)
+    if source is not None:
+        load_strict(base.decoder, read_pieces(source, "decoder"), source)
+    folder = run.work / "decoder"
+    made = decoding.train(run.corpus, base, codes, folder, recipe, device=machine.device, budget=machine.left)
+    _average(made, folder)
+    pieces = write_pieces(made.state_dict(), run.out, "decoder", units=known)
+    base.decoder.load_state_dict(made.state_dict())
+    recordings = Recordings(run.corpus, machine.device)
+    again = {u.id: reconstructed(recordings, base, u) for u in judged(run.corpus)}
+    write_samples(run.out / "samples.wav", list(again.values())[:8])
+    figures: Figures = {"pieces": pieces, "items_per_step": recipe.batch * recipe.crop_frames}
+    if reader is not None:
+        figures["cer_reconstructed"] = character_error_rate(reader, again, run.corpus)
     return figures | _size(made)
 
 
@@ -212,7 +238,7 @@ def ablation(run: Slice) -> Figures:
     return run_variants(run.machine, bench, units_id(base.semantic), work=run.work, out=run.out, earlier=run.resume)
 
 
-STAGES = {"tokenizer": tokenizer, "semantic": semantic, "perceptual": perceptual, "ablation": ablation}
+STAGES = {f.__name__: f for f in (tokenizer, decoder, semantic, perceptual, ablation)}
 
 
 def _tokenizer(run: Slice, folder: Path | None) -> tuple[StreamingSpeechTokenizer, semantic_units.SemanticUnits | None]:

@@ -24,6 +24,7 @@ from speechgpt_gen.models.training.corpus import Corpus
 from speechgpt_gen.models.training.extract import Spoken, align, load_spoken
 from speechgpt_gen.models.training.loop import DivergedError, Loop, LoopConfig
 from speechgpt_gen.models.training.muon import Muon
+from speechgpt_gen.models.training.precision import mixed
 from speechgpt_gen.models.training.prepare import prepare
 from speechgpt_gen.models.training.recipe import load_recipe
 from speechgpt_gen.models.training.semantic_recipe import SemanticRecipe
@@ -57,6 +58,10 @@ loop = {steps = 3, warmup = 1, save_every = 2, ema = 0.9}
 batch_frames = 200
 model = {latent_dim = 8, dim = 32, depth = 1, heads = 2}
 loop = {steps = 3, warmup = 1, save_every = 2, ema = 0.9}
+[decoder]
+batch = 2
+crop_frames = 16
+loop = {steps = 3, warmup = 1, save_every = 2, ema = 0.9}
 [ablation]
 batch_frames = 200
 model = {latent_dim = 8, dim = 16, depth = 1, heads = 2}
@@ -89,7 +94,7 @@ def test_the_stages_end_in_a_bundle_that_loads(run: Path, tmp_path: Path) -> Non
     config = tmp_path / "tiny.toml"
     config.write_text(RECIPE)
     options = ["--run", str(run), "--config", str(config)]
-    for stage in ("tokenizer", "semantic", "perceptual"):
+    for stage in ("tokenizer", "semantic", "perceptual", "decoder"):
         result = CliRunner().invoke(app, [stage, *options], catch_exceptions=False)
         assert result.exit_code == 0, result.output
     folder = tmp_path / "model"
@@ -100,8 +105,15 @@ def test_the_stages_end_in_a_bundle_that_loads(run: Path, tmp_path: Path) -> Non
     assert bundle.tokenizer.codebooks.vectors[0].any(dim=-1).all()
     spoken = load_spoken(run / "spoken.npz", Corpus(run / "corpus"))
     wav = torch.from_numpy(Corpus(run / "corpus").audio(Corpus(run / "corpus").by_id["u2"]))
-    units = bundle.tokenizer.encode_semantic(wav[None, None])[0]
+    encoder = bundle.tokenizer.semantic
+    mel = encoder.mel_frames(wav[None])
+    with torch.inference_mode(), mixed(mel.device):  # as training reads them: a digit on the edge falls as bf16 has it
+        units = encoder.quantize(encoder.hidden(mel))[1][0]
     assert len(units) == len(spoken["u2"].units)
+    decoders = [torch.load(run / name / "checkpoint.pt", weights_only=True) for name in ("acoustic", "decoder")]
+    taught = bundle.tokenizer.decoder.head.weight
+    assert (taught - decoders[1]["average"]["head.weight"]).abs().max() < 0.01
+    assert not torch.equal(decoders[0]["module"]["decoder.head.weight"], decoders[1]["module"]["head.weight"])
     heard = load_spoken(run / "heard-1.npz", Corpus(run / "corpus"))
     assert heard.keys() == spoken.keys()
     assert any((heard[name].units != spoken[name].units).any() for name in spoken), "through noise"

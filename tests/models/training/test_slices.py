@@ -37,6 +37,10 @@ crop_frames = 16
 tokenizer = {{encoder_dim = 16, encoder_layers = 1, decoder_dim = 16, decoder_layers = 1, heads = 2, reach = 8, \
 latent_dim = 8, n_q = 4, semantic = {ENCODER}}}
 loop = {{steps = 2, warmup = 1}}
+[decoder]
+batch = 2
+crop_frames = 16
+loop = {{steps = 2, warmup = 1, ema = 0.9}}
 [semantic]
 text_tokens = 140
 hidden_size = 32
@@ -109,7 +113,7 @@ def run_slice(packs: Path, stage: str, out: Path, *resume: Path, minutes: str = 
 
 @pytest.mark.slow
 def test_slices_of_all_stages_make_a_model_that_speaks(packs: Path, tmp_path: Path) -> None:
-    out = {stage: tmp_path / "out" / stage for stage in ("tokenizer", "semantic", "perceptual")}
+    out = {stage: tmp_path / "out" / stage for stage in ("tokenizer", "decoder", "semantic", "perceptual")}
     figures = run_slice(packs, "tokenizer", out["tokenizer"])
     assert figures["cer_reconstructed"] > 0
     assert figures["items_per_second"] > 0
@@ -119,6 +123,8 @@ def test_slices_of_all_stages_make_a_model_that_speaks(packs: Path, tmp_path: Pa
     same = {key for key in first if torch.equal(first[key], again[key])}
     assert {key for key in first if key.startswith(("semantic.", *pieces.READERS))} <= same
     assert "decoder.head.weight" not in same
+    run_slice(packs, "decoder", out["decoder"], out["tokenizer"])
+    assert "cer_reconstructed" in run_slice(packs, "decoder", out["decoder"], out["decoder"], out["tokenizer"])
     run_slice(packs, "semantic", out["semantic"], out["tokenizer"])
     resumed = run_slice(packs, "semantic", out["semantic"], out["semantic"], out["tokenizer"])
     assert resumed["gemm_share"] > 0
@@ -144,6 +150,16 @@ def test_slices_of_all_stages_make_a_model_that_speaks(packs: Path, tmp_path: Pa
     assemble_slices([*out.values()], recipe, tmp_path / "model", shipped="tiny")
     model = SpeechGPTGen.load(tmp_path / "model")
     assert list(model.voices) == ["ann"]
+    taught = pieces.read_pieces(out["decoder"], "decoder")["head.weight"]
+    assert (model.bundle.tokenizer.decoder.head.weight - taught).abs().max() < 0.01
+    assert (again["decoder.head.weight"] - taught).abs().max() > 0
+    shutil.copytree(out["tokenizer"], tmp_path / "other")
+    state = pieces.read_pieces(tmp_path / "other", "tokenizer")
+    state["codebooks.vectors"] += 1
+    units = pieces.units_of_pieces(tmp_path / "other", "tokenizer")
+    pieces.write_pieces(state, tmp_path / "other", "tokenizer", units=units)
+    with pytest.raises(CheckpointError, match="another codec's latents"):
+        assemble_slices([*out.values(), tmp_path / "other"], recipe, tmp_path / "mixed", shipped="tiny")
     with pytest.raises(CheckpointError, match="semantic model was trained on other units"):
         assemble_slices([out["tokenizer"]], recipe, tmp_path / "half", shipped="tiny")
 

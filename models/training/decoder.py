@@ -1,0 +1,99 @@
+"""Stage three of the tokenizer: its decoder alone.
+
+Codes and latents stay as they are, so the models that were trained on them need not know, and nothing has to be
+encoded: a step takes a fraction of stage two's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..speech_tokenizer.spectral import AcousticDecoder
+from ..speech_tokenizer.streaming import StreamingSpeechTokenizer
+from .acoustic import SpectralLoss
+from .corpus import Corpus, Utterance
+from .loop import Loop, LoopConfig
+from .precision import mixed
+from .recordings import Recordings
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Settings of stage three; crops are `crop_frames` long (20 ms each)."""
+
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(
+            steps=6000, learning_rate=8e-4, warmup=50, decay=0.6, weight_decay=0.0, save_every=200, ema=0.998
+        )
+    )
+    batch: int = 8
+    crop_frames: int = 64
+    latent_noise: float = 0.1
+    """What the flow makes is not quite a sum of codes."""
+    fewer_levels: float = 0.2
+    """Share of the crops that come as the first few levels of their codes."""
+    evaluate_every: int = 0
+    """Steps between losses of the held-out split (0: at the end only)."""
+
+
+def train(
+    corpus: Corpus,
+    tokenizer: StreamingSpeechTokenizer,
+    codes: Tensor,
+    folder: Path,
+    config: DecoderConfig,
+    *,
+    device: str = "cpu",
+    start: AcousticDecoder | None = None,
+    budget: float | None = None,
+    until: int | None = None,
+) -> AcousticDecoder:
+    """Train a decoder for `codes` (frames, n_q) of the corpus in `folder`, resuming from its checkpoint.
+
+    start: the decoder to go on from, by default a copy of the tokenizer's; budget: seconds that it may take.
+    """
+    torch.manual_seed(config.loop.seed)
+    decoder = (deepcopy(tokenizer.decoder) if start is None else start).to(device)
+    decoder.requires_grad_(True)  # a model that was loaded to be used has frozen weights
+    tokenizer, codes = tokenizer.to(device), codes.to(device)
+    spectral, recordings = SpectralLoss().to(device), Recordings(corpus, device)
+    training, held_out = corpus.split("train"), corpus.split("valid")
+
+    def crops(pool: Sequence[Utterance], rng: np.random.Generator, fewer: float) -> tuple[Tensor, Tensor]:
+        """True sound (B, N) and the latents (B, frames, D) that are to make it."""
+        chosen = [pool[i] for i in rng.integers(len(pool), size=config.batch)]
+        first = [int(rng.integers(max(1, u.frames - config.crop_frames + 1))) for u in chosen]
+        own = recordings.rows(codes, chosen, config.crop_frames, first).long().permute(2, 0, 1)
+        some = rng.integers(1, max(2, tokenizer.n_q), config.batch)
+        levels = np.where(rng.random(config.batch) < fewer, some, tokenizer.n_q)
+        latents = torch.cat([tokenizer.latents(own[:n, i : i + 1]) for i, n in enumerate(levels)])
+        return recordings.audio(chosen, config.crop_frames, first), latents
+
+    def loss_of(truth: Tensor, latents: Tensor) -> Tensor:
+        with mixed(truth.device):
+            made = decoder(latents)
+        loss: Tensor = spectral(made.float(), truth)
+        return loss
+
+    def losses(step: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng((config.loop.seed, step))
+        truth, latents = crops(training, rng, config.fewer_levels)
+        noise = rng.random((config.batch, 1, 1)) * rng.standard_normal(tuple(latents.shape))
+        return {"loss": loss_of(truth, latents + (config.latent_noise * torch.from_numpy(noise)).to(latents))}
+
+    @torch.no_grad()
+    def evaluate() -> dict[str, float]:
+        rng = np.random.default_rng(0)
+        return {"loss": sum(float(loss_of(*crops(held_out, rng, 0.0))) for _ in range(8)) / 8} if held_out else {}
+
+    every = config.evaluate_every
+    loop = Loop(folder, decoder, config.loop, budget=budget, evaluate=evaluate, evaluate_every=every)
+    loop.run(losses, until=until)
+    return decoder
