@@ -3,8 +3,8 @@
 The expected answer's content words are those that carry meaning and were not in the question. An answer is right when
 it holds three quarters of them and every number. Where nothing is left (which of two things said, say after me), three
 quarters of the answer's words have to come in their order, or those that carry meaning and no others. Spelled letters
-are one word, however they were written. Frame words are those that may be lacking from an answer without loss: "It is
-forty" for "If you take fourteen from fifty-four, you get forty".
+are one word, however they were written. Form words (`take` in "if you take fourteen from fifty-four, you get forty")
+may be lacking beside words that say more; where they are all that is expected (`sun`), they are wanted like any other.
 """
 
 from __future__ import annotations
@@ -14,7 +14,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-_FRAME_WORDS = frozenset((Path(__file__).parent / "texts" / "frame_words.txt").read_text(encoding="utf-8").split())
+
+def _words(name: str) -> frozenset[str]:
+    return frozenset((Path(__file__).parent / "texts" / f"{name}.txt").read_text(encoding="utf-8").split())
+
+
+_FRAME_WORDS, _FORM_WORDS = _words("frame_words"), _words("form_words")
 _ONE_HALF = re.compile(r"\b1 half\b|\b1/2\b")  # half and one half are the same answer
 _ADMISSIONS = re.compile(
     r"\b(do not|cannot|can not|could not|have no|am not able|not able|unable|no idea|not sure|nobody (can|could)|"
@@ -43,10 +48,12 @@ def _tokens(text: str, normalise: Normalise) -> list[str]:
 
 
 def content_words(question: str, answer: str, normalise: Normalise) -> list[str]:
-    """What the answer must hold: its words that are neither frame words nor said in the question; maybe none."""
+    """What the answer must hold: its words that are neither frame words nor said in the question, nor form words if any
+    others are left; maybe none."""
     asked = set(_tokens(question, normalise))
     words = dict.fromkeys(_tokens(answer, normalise))
-    return [w for w in words if w not in _FRAME_WORDS and (w.startswith("~") or w not in asked)]
+    new = [w for w in words if w not in _FRAME_WORDS and (w.startswith("~") or w not in asked)]
+    return [w for w in new if w not in _FORM_WORDS] or new
 
 
 def _holds(wanted: Sequence[str], tokens: Sequence[str]) -> bool:
@@ -68,7 +75,7 @@ def _holds(wanted: Sequence[str], tokens: Sequence[str]) -> bool:
 
 def _says_again(wanted: Sequence[str], tokens: Sequence[str]) -> bool:
     """Whether three quarters of the wanted words are a common subsequence, or all that carries meaning is the same."""
-    meant, said = ([word for word in words if word not in _FRAME_WORDS] for words in (wanted, tokens))
+    meant, said = ([word for word in words if word not in _FRAME_WORDS | _FORM_WORDS] for words in (wanted, tokens))
     if meant and meant == said:
         return True
     longest = [0] * (len(tokens) + 1)

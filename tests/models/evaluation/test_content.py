@@ -41,6 +41,8 @@ def test_what_the_question_said_is_not_asked_of_the_answer() -> None:
         ("Put go into the past.", "Today I go, yesterday I went.", "The past tense of go is went.", True),
         ("Put go into the past.", "Today I go, yesterday I went.", "Today I go, yesterday I goed.", False),
         ("What do they speak in Iran?", "The main language of Iran is Persian.", "Most people speak Persian.", True),
+        ("What does the earth go around?", "The earth goes around the sun.", "The earth goes around the moon.", False),
+        ("What does the earth go around?", "The earth goes around the sun.", "Around the sun.", True),
         ("Say: the sea is calm.", "The sea is calm.", "The sea is calm.", True),
         ("Say: the sea is calm.", "The sea is calm.", "Calm.", False),
         ("Which animal barks?", "A dog barks.", "Dogs!", True),
