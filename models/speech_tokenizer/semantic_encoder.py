@@ -130,10 +130,13 @@ class SemanticEncoder(nn.Module):
         self.spread = nn.BatchNorm1d(FiniteScalarQuantizer.digits, affine=False)
         self.quantizer = FiniteScalarQuantizer()
 
+    def digits(self, hidden: Tensor) -> Tensor:
+        """States (B, T, dim) -> what is quantised (B, T, 5), not yet bounded."""
+        return self.spread(self.project(hidden).float().transpose(1, 2)).transpose(1, 2)  # type: ignore[no-any-return]
+
     def quantize(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """States (B, T, dim) -> levels in [-1, 1] (B, T, 5) and units (B, T)."""
-        values = self.spread(self.project(hidden).float().transpose(1, 2)).transpose(1, 2)
-        return self.quantizer(values)  # type: ignore[no-any-return]
+        return self.quantizer(self.digits(hidden))  # type: ignore[no-any-return]
 
     def hidden(self, mel: Tensor, start: int = 0) -> Tensor:
         """Mel (B, bands, 2 * (T + lookahead)) -> states (B, T, dim); `start` is the index of the first frame."""

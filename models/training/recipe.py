@@ -115,7 +115,8 @@ def restore(module: nn.Module, folder: Path) -> None:
 
 
 def train_tokenizer(run: Path, recipe: Recipe, start: Bundle | None = None) -> None:
-    """Both stages of the speech tokenizer, with the extraction of units and words between them.
+    """Both stages of the speech tokenizer, with the extraction of units and words between them; where the units keep
+    their meaning (`units.keep`), the first alone: the codec around them stays.
 
     start: a model whose weights to go on from, here and in the other stages. Raises ConfigError when its shape is not
     the recipe's, or when other stages of the run went on from its units.
@@ -126,22 +127,27 @@ def train_tokenizer(run: Path, recipe: Recipe, start: Bundle | None = None) -> N
     codec = None if start is None else start.tokenizer
     if codec is not None:
         _same("tokenizer", codec.config, recipe.acoustic.tokenizer)
-        codec.codebooks.vectors.zero_()  # they quantised what other units left
     encoder = None if codec is None else codec.semantic
     semantic_units.train(corpus, run / "units", recipe.units, device=device(), start=encoder)
     if not (run / "spoken.npz").is_file():
         extract(corpus, _stage_one(run, recipe, corpus).to(device()), run / "spoken.npz")
+    if recipe.units.keep:
+        return
+    if codec is not None:
+        codec.codebooks.vectors.zero_()  # they quantised what other units left
     units = all_units(corpus, load_spoken(run / "spoken.npz", corpus))
     acoustic.train(corpus, run / "acoustic", recipe.acoustic, units, device=device(), start=codec)
 
 
 def load_tokenizer(run: Path, recipe: Recipe, corpus: Corpus, start: Bundle | None = None) -> StreamingSpeechTokenizer:
     """The tokenizer that its stages made, or of the model to start from what they did not; in eval mode."""
-    if start is not None and not (run / "units").is_dir():
+    trained = (run / "units").is_dir()
+    if start is not None and (recipe.units.keep or not trained):
         tokenizer = deepcopy(start.tokenizer)
     else:
         tokenizer = StreamingSpeechTokenizer(recipe.acoustic.tokenizer)
         restore(tokenizer, run / "acoustic")
+    if start is None or trained:
         tokenizer.semantic.load_state_dict(_stage_one(run, recipe, corpus).encoder.state_dict())
     if (run / "decoder").is_dir():
         restore(tokenizer.decoder, run / "decoder")
@@ -280,7 +286,8 @@ def export(run: Path, recipe: Recipe, folder: Path, start: Bundle | None = None)
     else:
         perceptual = BlockCausalFlow(recipe.perceptual.model)
         restore(perceptual, run / "perceptual")
-    kept = start.voices if start is not None and not (run / "units").is_dir() else {}
+    same_units = recipe.units.keep or not (run / "units").is_dir()
+    kept = start.voices if start is not None and same_units else {}
     voices = {
         name: kept[name] if name in kept else prompt_voice(corpus, tokenizer, name, recipe.prompt_frames)
         for name in recipe.voices

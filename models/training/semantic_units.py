@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +12,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import ConfigError
 from ..speech_tokenizer.semantic_encoder import SemanticEncoder, SemanticEncoderConfig, SemanticReader
-from .augment import augment
+from .augment import augment, perturb
 from .batches import BucketBatches
 from .corpus import Corpus, Utterance
 from .loop import Loop, LoopConfig
 from .precision import mixed
-from .recordings import Recordings
+from .recordings import HOP, Recordings
 from .whisper import start_from_whisper
 
 SYMBOLS = "_ abcdefghijklmnopqrstuvwxyz'"
 """CTC symbols; index 0 is the blank, 1 the space between words."""
+
+_KEPT = 4
+"""One row in so many is compared with what the encoder to start from hears: a forward pass more, and enough."""
 
 
 def spell(word: str) -> str:
@@ -49,6 +54,15 @@ class SemanticUnitsConfig:
     spectrum_weight: float = 1.0
     freeze_encoder: bool = False
     """Learn only to read the units as they are."""
+    clean: float = 0.0
+    """Share of the utterances that are heard as they are; the others through `augment`."""
+    speed: float = 0.0
+    """Share of the utterances that are played at another speed, pitch and all: as if other people spoke."""
+    keep: float = 0.0
+    """Weight of staying near the digits that the encoder to start from hears in clean sound (0: free). With it units
+    keep their meaning, and what was trained on them need not be trained again: a reader learns to read them as they
+    are (`reading_steps`), then stays as it is and the encoder goes on."""
+    reading_steps: int = 900
     whisper: str | None = None
     """Folder of a Whisper model (CTranslate2) whose encoder's first layers the semantic encoder starts from."""
 
@@ -58,31 +72,34 @@ class SemanticUnits(nn.Module):
 
     def __init__(self, config: SemanticUnitsConfig, speakers: int) -> None:
         super().__init__()
+        self.fixed = config.freeze_encoder or config.keep > 0
         self.encoder = SemanticEncoder(config.encoder)
         self.reader = SemanticReader(config.encoder, len(SYMBOLS), speakers)
         # Five numbers a frame carry little gradient; read before them too and the encoder learns much sooner.
         self.early = nn.Linear(config.encoder.dim, len(SYMBOLS))
 
     def train(self, mode: bool = True) -> SemanticUnits:
-        """A frozen encoder stays in eval mode: its batch norm must not follow the data."""
+        """Where units keep their meaning, the spread of their digits must not follow the data."""
         super().train(mode)
-        if not self.encoder.project.weight.requires_grad:
-            self.encoder.eval()
+        if self.fixed:
+            self.encoder.spread.eval()
         return self
 
     def forward(self, noisy: Tensor, clean: Tensor, speaker: Tensor, start: int) -> tuple[Tensor, ...]:
-        """Two views of the audio -> character logits before and after quantisation, predicted and true spectrum."""
+        """Two views of the audio -> character logits before and after quantisation, predicted and true spectrum, real
+        digits."""
         hidden = self.encoder.hidden(self.encoder.mel_frames(noisy), start)
-        values, _ = self.encoder.quantize(hidden)
+        digits = self.encoder.digits(hidden)
+        values, _ = self.encoder.quantizer(digits)
         logits, spectrum = self.reader(values, speaker)
         truth = self.encoder.mel_frames(clean)[..., : spectrum.shape[-1]]
-        return self.early(hidden), logits, spectrum, truth
+        return self.early(hidden), logits, spectrum, truth, self.encoder.quantizer.bound(digits)
 
 
-def ctc(logits: Tensor, utterances: Sequence[Utterance]) -> Tensor:
-    """Mean CTC loss of character logits (B, T, symbols) in nats a character."""
+def ctc(logits: Tensor, utterances: Sequence[Utterance], frames: Tensor | None = None) -> Tensor:
+    """Mean CTC loss of character logits (B, T, symbols) in nats a character; frames (B,): their lengths, if changed."""
     targets = [torch.tensor(characters(u.text)) for u in utterances]
-    frames = torch.tensor([u.frames for u in utterances])
+    frames = torch.tensor([u.frames for u in utterances]) if frames is None else frames
     lengths = torch.tensor([len(t) for t in targets])
     log_probs = logits.float().log_softmax(-1).transpose(0, 1)
     return F.ctc_loss(
@@ -110,7 +127,8 @@ def train(
     until: int | None = None,
 ) -> SemanticUnits:
     """Train stage one in `folder`, resuming from its checkpoint; `start` is an encoder to go on from, `budget` the
-    seconds that it may take."""
+    seconds that it may take, `config.reading_steps` aside. Raises ConfigError for units to be kept, but of no encoder.
+    """
     torch.manual_seed(config.loop.seed)
     module = SemanticUnits(config, len(corpus.speakers))
     if start is not None:
@@ -118,6 +136,16 @@ def train(
     elif config.whisper and not (folder / "checkpoint.pt").is_file():
         start_from_whisper(module.encoder, Path(config.whisper))
     module.encoder.requires_grad_(not config.freeze_encoder)
+    kept: SemanticEncoder | None = None
+    if config.keep:
+        if start is None:
+            raise ConfigError("units.keep keeps the units of a model: name it with --start, or leave keep out")
+        reading = replace(config.loop, steps=config.reading_steps, learning_rate=1.5e-3)
+        frozen = replace(config, keep=0.0, freeze_encoder=True, loop=reading)
+        read = train(corpus, folder / "reader", frozen, device=device, start=start)
+        module.load_state_dict(read.state_dict())
+        module.reader.requires_grad_(False)
+        kept = deepcopy(start).eval().to(device)
     module.to(device)
     recordings = Recordings(corpus, device)
     speaker_of = {name: i for i, name in enumerate(corpus.speakers)}
@@ -130,15 +158,21 @@ def train(
         chosen = [training[i] for i in index]
         clean = recordings.audio(chosen, int(batches.longest(index)))
         rng = np.random.default_rng((config.loop.seed, step))
-        noisy = augment(clean, rng)
+        clean, noisy, frames = _views(clean, [u.samples for u in chosen], config, rng)
+        first = int(rng.integers(1500))
         speaker = torch.tensor([speaker_of[u.speaker] for u in chosen], device=device)
         with mixed(clean.device):
-            early, late, spectrum, truth = module(noisy, clean, speaker, int(rng.integers(1500)))
-        frames = torch.tensor([u.frames for u in chosen], device=device)
+            early, late, spectrum, truth, digits = module(noisy, clean, speaker, first)
         inside = torch.arange(truth.shape[-1], device=device)[None] < 2 * frames[:, None]
-        before, after = ctc(early, chosen), ctc(late, chosen)
+        before, after = ctc(early, chosen, frames), ctc(late, chosen, frames)
         l1 = 4 * (spectrum.float() - truth).abs().mean(1)[inside].mean()
-        return {"loss": before + after + config.spectrum_weight * l1, "early": before, "ctc": after, "spectrum": l1}
+        terms = {"loss": before + after + config.spectrum_weight * l1, "early": before, "ctc": after, "spectrum": l1}
+        if kept is not None:
+            some = torch.from_numpy(rng.choice(len(chosen), -(-len(chosen) // _KEPT), replace=False)).to(device)
+            moved = (digits[some] - _digits(kept, clean[some], first)).square().mean(-1)
+            terms["kept"] = moved[inside[some][:, ::2]].mean()
+            terms["loss"] = terms["loss"] + config.keep * terms["kept"]
+        return terms
 
     def evaluate() -> dict[str, float]:
         return {"cer": readability(recordings, module, held_out)} if held_out else {}
@@ -146,6 +180,27 @@ def train(
     loop = Loop(folder, module, config.loop, budget=budget, evaluate=evaluate, evaluate_every=config.evaluate_every)
     loop.run(losses, until=until)
     return module
+
+
+def _views(
+    wav: Tensor, samples: Sequence[int], config: SemanticUnitsConfig, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Waveforms (B, N) as what is said and as what is heard of it, and the frames of each (B,)."""
+    if config.speed:
+        wav, samples = perturb(wav, samples, rng, speed=config.speed, pitch=0.0)
+    frames = -(-torch.tensor(samples, device=wav.device) // HOP)
+    noisy = augment(wav, rng)
+    if config.clean:
+        plain = torch.from_numpy(rng.random(len(wav)) < config.clean).to(wav.device)
+        noisy = torch.where(plain[:, None], wav, noisy)
+    return wav, noisy, frames
+
+
+@torch.no_grad()
+def _digits(encoder: SemanticEncoder, wav: Tensor, start: int) -> Tensor:
+    """Real digits (B, T, 5) that an encoder hears."""
+    with mixed(wav.device):
+        return encoder.quantizer.bound(encoder.digits(encoder.hidden(encoder.mel_frames(wav), start)))
 
 
 def learn_to_read(

@@ -19,6 +19,7 @@ from speechgpt_gen.models.bundle import load_bundle
 from speechgpt_gen.models.errors import ConfigError
 from speechgpt_gen.models.semantic.hugging_face import extend_llama
 from speechgpt_gen.models.semantic.vocabulary import SpeechVocabulary
+from speechgpt_gen.models.speech_tokenizer.semantic_encoder import SemanticEncoder
 from speechgpt_gen.models.training import ablation, semantic_model, semantic_units
 from speechgpt_gen.models.training.corpus import Corpus
 from speechgpt_gen.models.training.extract import Spoken, align, load_spoken
@@ -172,6 +173,24 @@ def test_the_stages_end_in_a_bundle_that_loads(run: Path, tmp_path: Path) -> Non
             torch.testing.assert_close(getattr(adapted, part).state_dict()[key], value)
     assert torch.equal(adapted.voice("ann").latents, bundle.voice("ann").latents)
 
+    # Where units keep their meaning, the encoder alone is another.
+    fourth = tmp_path / "fourth"
+    fourth.mkdir()
+    (fourth / "corpus").symlink_to(run / "corpus")
+    config.write_text(RECIPE.replace("[units]", "[units]\nkeep = 1.0\nreading_steps = 2"))
+    for stage in (["tokenizer"], ["export", str(tmp_path / "hears-better")]):
+        result = CliRunner().invoke(
+            app, [*stage, "--run", str(fourth), "--config", str(config), "--start", str(folder)], catch_exceptions=False
+        )
+        assert result.exit_code == 0, result.output
+    better = load_bundle(tmp_path / "hears-better")
+    for key, value in bundle.tokenizer.state_dict().items():
+        assert torch.equal(better.tokenizer.state_dict()[key], value) == (
+            not key.startswith("semantic.") or "spread" in key
+        )
+    assert torch.equal(better.voice("ann").latents, bundle.voice("ann").latents)
+    config.write_text(still)
+
     # Blended, its semantic weights lie between those of both.
     trained = load_bundle(tmp_path / "adapted").semantic.state_dict()
     wild = torch.load(third / "semantic" / "checkpoint.pt", weights_only=True)
@@ -224,6 +243,29 @@ def test_units_that_stay_are_read_anew(run: Path, tmp_path: Path) -> None:
     assert semantic_units.learn_to_read(Corpus(run / "corpus"), module) < first
     moved = {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == {"early.weight", "early.bias"}
+
+
+def test_units_keep_their_meaning_as_much_as_they_are_told_to(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    config = load_recipe(tmp_path / "tiny.toml").units
+    loop = replace(config.loop, steps=25, learning_rate=1e-2)
+    corpus = Corpus(run / "corpus")
+    with pytest.raises(ConfigError, match="--start"):
+        semantic_units.train(corpus, tmp_path / "of-nobody", replace(config, keep=1.0))
+    torch.manual_seed(0)
+    start = SemanticEncoder(config.encoder).eval()
+    wav = torch.from_numpy(corpus.audio(corpus.by_id["u2"]))[None]
+    moved = []
+    for keep in (1e-3, 1e3):
+        settings = replace(config, keep=keep, reading_steps=2, speed=0.5, clean=0.5, loop=loop)
+        made = semantic_units.train(corpus, tmp_path / f"keep-{keep}", settings, start=start)
+        read = torch.load(tmp_path / f"keep-{keep}" / "reader" / "checkpoint.pt", weights_only=True)["module"]
+        for name, value in made.reader.state_dict().items():
+            assert torch.equal(value, read[f"reader.{name}"]), name
+        torch.testing.assert_close(made.encoder.spread.running_mean, start.spread.running_mean)
+        before, after = (e.digits(e.hidden(e.mel_frames(wav))) for e in (start, made.encoder))
+        moved.append(float((before - after).detach().abs().mean()))
+    assert 0 < 3 * moved[1] < moved[0]
 
 
 def test_muon_moves_the_matrices_of_repeated_layers_by_steps_of_equal_size(tmp_path: Path) -> None:
