@@ -158,7 +158,7 @@ def train(
         chosen = [training[i] for i in index]
         clean = recordings.audio(chosen, int(batches.longest(index)))
         rng = np.random.default_rng((config.loop.seed, step))
-        clean, noisy, frames = _views(clean, [u.samples for u in chosen], config, rng)
+        clean, noisy, frames = views(clean, [u.samples for u in chosen], config, rng)
         first = int(rng.integers(1500))
         speaker = torch.tensor([speaker_of[u.speaker] for u in chosen], device=device)
         with mixed(clean.device):
@@ -182,7 +182,7 @@ def train(
     return module
 
 
-def _views(
+def views(
     wav: Tensor, samples: Sequence[int], config: SemanticUnitsConfig, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Waveforms (B, N) as what is said and as what is heard of it, and the frames of each (B,)."""
