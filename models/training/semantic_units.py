@@ -27,6 +27,8 @@ SYMBOLS = "_ abcdefghijklmnopqrstuvwxyz'"
 
 _KEPT = 4
 """One row in so many is compared with what the encoder to start from hears: a forward pass more, and enough."""
+_READING = 0.2
+"""Share of a budget in which units that are kept are learnt to be read."""
 
 
 def spell(word: str) -> str:
@@ -65,6 +67,10 @@ class SemanticUnitsConfig:
     reading_steps: int = 900
     whisper: str | None = None
     """Folder of a Whisper model (CTranslate2) whose encoder's first layers the semantic encoder starts from."""
+
+    def reading(self) -> SemanticUnitsConfig:
+        """The same settings, but for learning to read finished units, which stay as they are."""
+        return replace(self, freeze_encoder=True, keep=0.0)
 
 
 class SemanticUnits(nn.Module):
@@ -127,8 +133,7 @@ def train(
     until: int | None = None,
 ) -> SemanticUnits:
     """Train stage one in `folder`, resuming from its checkpoint; `start` is an encoder to go on from, `budget` the
-    seconds that it may take, `config.reading_steps` aside. Raises ConfigError for units to be kept, but of no encoder.
-    """
+    seconds that it may take. Raises ConfigError for units to be kept, but of no encoder."""
     torch.manual_seed(config.loop.seed)
     module = SemanticUnits(config, len(corpus.speakers))
     if start is not None:
@@ -140,9 +145,11 @@ def train(
     if config.keep:
         if start is None:
             raise ConfigError("units.keep keeps the units of a model: name it with --start, or leave keep out")
-        reading = replace(config.loop, steps=config.reading_steps, learning_rate=1.5e-3)
-        frozen = replace(config, keep=0.0, freeze_encoder=True, loop=reading)
-        read = train(corpus, folder / "reader", frozen, device=device, start=start)
+        steps = replace(config.loop, steps=config.reading_steps, learning_rate=1.5e-3)
+        reading = replace(config.reading(), loop=steps)
+        share = None if budget is None else budget * _READING
+        read = train(corpus, folder / "reader", reading, device=device, start=start, budget=share)
+        budget = None if budget is None else budget * (1 - _READING)
         module.load_state_dict(read.state_dict())
         module.reader.requires_grad_(False)
         kept = deepcopy(start).eval().to(device)
@@ -185,7 +192,10 @@ def train(
 def views(
     wav: Tensor, samples: Sequence[int], config: SemanticUnitsConfig, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Waveforms (B, N) as what is said and as what is heard of it, and the frames of each (B,)."""
+    """Waveforms (B, N), 16 kHz, as what is said and as what is heard of it, (B, M) both, and the frames of each (B,).
+
+    samples: the length of each row without its padding.
+    """
     if config.speed:
         wav, samples = perturb(wav, samples, rng, speed=config.speed, pitch=0.0)
     frames = -(-torch.tensor(samples, device=wav.device) // HOP)

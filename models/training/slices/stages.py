@@ -69,7 +69,7 @@ class Slice:
 
     def reader_config(self) -> semantic_units.SemanticUnitsConfig:
         """Settings that learn to read finished units and leave them as they are."""
-        return replace(self.recipe.units, freeze_encoder=True, spectrum_weight=0.0)
+        return replace(self.recipe.units.reading(), spectrum_weight=0.0)
 
 
 def tokenizer(run: Slice) -> Figures:

@@ -271,7 +271,7 @@ def test_units_keep_their_meaning_as_much_as_they_are_told_to(run: Path, tmp_pat
     moved = []
     for keep in (1e-3, 1e3):
         settings = replace(config, keep=keep, reading_steps=2, speed=0.5, clean=0.5, loop=loop)
-        made = semantic_units.train(corpus, tmp_path / f"keep-{keep}", settings, start=start)
+        made = semantic_units.train(corpus, tmp_path / f"keep-{keep}", settings, start=start, budget=600.0)
         read = torch.load(tmp_path / f"keep-{keep}" / "reader" / "checkpoint.pt", weights_only=True)["module"]
         for name, value in made.reader.state_dict().items():
             assert torch.equal(value, read[f"reader.{name}"]), name
