@@ -117,11 +117,12 @@ class CausalTransformer(nn.Module):
     """Pre-norm transformer in which a frame sees itself and the `window - 1` frames before it.
 
     Shapes: (B, T, dim) -> (B, T, dim). Positions are absolute frame indices, rotary or as Whisper's sinusoids.
+    block: a frame also sees the rest of its block of so many frames (chunked attention, WeNet, arXiv 2102.01547).
     """
 
-    def __init__(self, dim: int, layers: int, heads: int, window: int, *, rotary: bool = True) -> None:
+    def __init__(self, dim: int, layers: int, heads: int, window: int, *, block: int = 1, rotary: bool = True) -> None:
         super().__init__()
-        self.window, self.heads, self.head_dim, self.rotary = window, heads, dim // heads, rotary
+        self.window, self.block, self.heads, self.head_dim, self.rotary = window, block, heads, dim // heads, rotary
         self.layers = nn.ModuleList(_Layer(dim, heads, rotary) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
 
@@ -135,8 +136,8 @@ class CausalTransformer(nn.Module):
 
     def mask(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Who sees whom, (queries, keys), of frames at these positions."""
-        distance = queries[:, None] - keys[None, :]
-        return (distance >= 0) & (distance < self.window)
+        known = (keys // self.block)[None, :] <= (queries // self.block)[:, None]
+        return known & (queries[:, None] - keys[None, :] < self.window)
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         """Whole signal; `start` is the index of its first frame."""
@@ -148,7 +149,7 @@ class CausalTransformer(nn.Module):
         return self.norm(x)  # type: ignore[no-any-return]
 
     def step(self, x: Tensor, state: AttentionState) -> tuple[Tensor, AttentionState]:
-        """Next frames of a stream: x (B, t, dim), any t >= 1."""
+        """Next frames of a stream: x (B, t, dim), t >= 1 a multiple of `block`, unless they are the last."""
         kept = state.cache.shape[4]
         keys = torch.arange(state.position - kept, state.position + x.shape[1], device=x.device)
         positions = keys[kept:]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,17 +23,23 @@ from .semantic_encoder import HOP, SemanticEncoder
 
 @dataclass(frozen=True, eq=False)
 class EarState:
-    """A stream after `frame` frames. tensors: mel context, inputs of the convolutions, keys and values."""
+    """A stream after `frame` frames. tensors: mel context, inputs of the convolutions, keys and values; waiting: the
+    samples of a block that is not whole yet."""
 
     tensors: tuple[Tensor, ...]
     frame: int
+    waiting: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
 
 
 class CapturedEar:
-    """An encoder for streams that come in pieces of `frames` frames, on one lane; any thread may call it."""
+    """An encoder for streams that come in pieces of `frames` frames, on one lane; any thread may call it.
+
+    It works on whole blocks of the encoder, as many as a piece has and at least one.
+    """
 
     def __init__(self, encoder: SemanticEncoder, lane: Lane, frames: int) -> None:
-        self.encoder, self.lane, self._frames = encoder, lane, frames
+        block = encoder.config.block
+        self.encoder, self.lane, self._frames = encoder, lane, max(1, frames // block) * block
         self._turn = threading.Lock()  # the graphs' tensors are everybody's
         self._pieces: dict[bool, _Piece] = {}
 
@@ -54,12 +60,23 @@ class CapturedEar:
 
         N is a whole piece, or anything up to one at the end.
         """
-        if len(pcm) == 0 and state.frame == 0:
-            return [], state
-        piece, lookahead = self._pieces[end], self.encoder.config.lookahead
+        pcm = np.concatenate((state.waiting, pcm))
+        units: list[int] = []
+        while len(pcm) >= self._frames * HOP and not (end and len(pcm) == self._frames * HOP):
+            some, state = self._work(pcm[: self._frames * HOP], state, end=False)
+            units += some
+            pcm = pcm[self._frames * HOP :]
+        if end and len(pcm) + state.frame > 0:
+            some, state = self._work(pcm, state, end=True)
+            return units + some, state
+        return units, replace(state, waiting=pcm)
+
+    def _work(self, pcm: NDArray[np.float32], state: EarState, *, end: bool) -> tuple[list[int], EarState]:
+        """Units known by samples (N,) that follow those worked on: a piece, or what is left of one at the end."""
+        lookahead = self.encoder.config.lookahead
         known = -(-len(pcm) // HOP) + lookahead * end
         with self._turn, self.lane.entered():
-            later, download = piece(pcm, state)
+            later, download = self._pieces[end](pcm, state, known)
         units: list[int] = download.take()[0].tolist()
         return units[max(0, lookahead - state.frame) : known], EarState(later, state.frame + known)
 
@@ -80,18 +97,18 @@ class _Piece:
         self.past: tuple[Tensor, ...] = tuple(each.clone() for each in (start.context, *fronts, cache))
         self._later = tuple(torch.zeros_like(each) for each in self.past)
         self._wav = torch.zeros(1, frames * HOP, device=device)
-        self._frame = torch.zeros(1, dtype=torch.int64, device=device)
+        self._span = torch.zeros(2, dtype=torch.int64, device=device)  # its first frame, and that after its last
         self._units = torch.zeros(frames, dtype=torch.int64, device=device)
         self._steps = torch.arange(frames, device=device)
         self._key_steps = torch.arange(-self._kept, frames, device=device)
         self._graph: Graph = lane.graph(self._run)
 
-    def __call__(self, pcm: NDArray[np.float32], state: EarState) -> tuple[tuple[Tensor, ...], Any]:
-        """The stream's later tensors, and the units on their way."""
+    def __call__(self, pcm: NDArray[np.float32], state: EarState, known: int) -> tuple[tuple[Tensor, ...], Any]:
+        """The stream's later tensors, and the units on their way; frames beyond those `known` are not there."""
         whole = np.zeros((1, self._frames * HOP), np.float32)
         whole[0, : len(pcm)] = pcm
         self._lane.copy(torch.from_numpy(whole), self._wav)
-        self._lane.upload([state.frame], self._frame)
+        self._lane.upload([state.frame, state.frame + known], self._span)
         for ours, theirs in zip(self.past, state.tensors, strict=True):
             ours.copy_(theirs)
         self._graph()
@@ -113,8 +130,9 @@ class _Piece:
 
     def _attend(self, x: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
         transformer = self._encoder.transformer
-        positions, keys_at = self._frame + self._steps, self._frame + self._key_steps
-        mask = transformer.mask(positions, keys_at) & (keys_at >= 0)
+        first, end = self._span[:1], self._span[1:]
+        positions, keys_at = first + self._steps, first + self._key_steps
+        mask = transformer.mask(positions, keys_at) & (keys_at >= 0) & (keys_at < end)
         x = transformer.placed(x, positions)
         kept = []
         for layer, past in zip(transformer.layers, cache, strict=True):

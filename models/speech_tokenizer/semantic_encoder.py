@@ -90,7 +90,11 @@ class FiniteScalarQuantizer(nn.Module):
 
 @dataclass(frozen=True)
 class SemanticEncoderConfig:
-    """Sizes of the semantic branch; `lookahead` and `window` are in frames of 20 ms."""
+    """Sizes of the semantic branch; `lookahead`, `window` and `block` are in frames of 20 ms.
+
+    block: a frame sees the rest of its block, so units come a block at a time; 1: they come one by one. Whisper's
+    layers, which know the future, do in blocks nearly what they did, and one by one must learn it anew.
+    """
 
     bands: int = 80
     dim: int = 512
@@ -98,6 +102,7 @@ class SemanticEncoderConfig:
     heads: int = 8
     window: int = 100
     lookahead: int = 6
+    block: int = 1
     reader_dim: int = 256
 
 
@@ -114,7 +119,8 @@ class SemanticState:
 
 
 class SemanticEncoder(nn.Module):
-    """Waveform (B, N) -> units (B, ceil(N / 320)). A unit sees `lookahead` frames of future and a window of past."""
+    """Waveform (B, N) -> units (B, ceil(N / 320)). A unit sees a window of past, and of the future the block that it is
+    known with, `lookahead` frames after its own."""
 
     def __init__(self, config: SemanticEncoderConfig) -> None:
         super().__init__()
@@ -124,7 +130,9 @@ class SemanticEncoder(nn.Module):
         self.front = Chain(
             CausalConv1d(config.bands, config.dim, 3), Gelu(), CausalConv1d(config.dim, config.dim, 3, 2), Gelu()
         )
-        self.transformer = CausalTransformer(config.dim, config.layers, config.heads, config.window, rotary=False)
+        self.transformer = CausalTransformer(
+            config.dim, config.layers, config.heads, config.window, block=config.block, rotary=False
+        )
         self.project = nn.Linear(config.dim, FiniteScalarQuantizer.digits)
         # Keeps each digit's values spread over its four levels; without it the units gather in a few codes.
         self.spread = nn.BatchNorm1d(FiniteScalarQuantizer.digits, affine=False)
@@ -168,7 +176,8 @@ class SemanticEncoder(nn.Module):
         if end and (pending.shape[-1] > 0 or state.attention.position > 0):
             tail = -pending.shape[-1] % HOP + self.config.lookahead * HOP
             pending = F.pad(pending, (0, tail))
-        whole = pending.shape[-1] // HOP * HOP
+        piece = HOP if end else HOP * self.config.block
+        whole = pending.shape[-1] // piece * piece
         if whole == 0:
             return torch.zeros(0, dtype=torch.int64), replace(state, pending=pending)
         padded = torch.cat([state.context, pending[:, :whole]], -1)

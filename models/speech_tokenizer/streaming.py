@@ -8,7 +8,7 @@ encoder (spectral.py). Decoding takes the continuous sum of code vectors, as in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -67,6 +67,10 @@ class StreamingSpeechTokenizer(nn.Module):
         self.encoder = AcousticEncoder(config.latent_dim, config.encoder_dim, config.encoder_layers, *sizes)
         self.decoder = AcousticDecoder(config.latent_dim, config.decoder_dim, config.decoder_layers, *sizes)
         self.codebooks = ResidualCodebooks(config.n_q, config.codebook_size, config.latent_dim)
+
+    def take(self, encoder: SemanticEncoder) -> None:
+        """Hear by another encoder, of any shape, whose units mean the same."""
+        self.semantic, self.config = encoder, replace(self.config, semantic=encoder.config)
 
     def continuous(self, wav: Tensor) -> Tensor:
         """Latents before quantisation: (B, 1, N) -> (B, ceil(N / 320), D), each of unit variance."""

@@ -126,7 +126,8 @@ def train_tokenizer(run: Path, recipe: Recipe, start: Bundle | None = None) -> N
     corpus = Corpus(run / "corpus")
     codec = None if start is None else start.tokenizer
     if codec is not None:
-        _same("tokenizer", codec.config, recipe.acoustic.tokenizer)
+        ours = recipe.acoustic.tokenizer
+        _same("tokenizer", codec.config, replace(ours, semantic=codec.config.semantic) if recipe.units.keep else ours)
     encoder = None if codec is None else codec.semantic
     semantic_units.train(corpus, run / "units", recipe.units, device=device(), start=encoder)
     if not (run / "spoken.npz").is_file():
@@ -148,7 +149,7 @@ def load_tokenizer(run: Path, recipe: Recipe, corpus: Corpus, start: Bundle | No
         tokenizer = StreamingSpeechTokenizer(recipe.acoustic.tokenizer)
         restore(tokenizer, run / "acoustic")
     if start is None or trained:
-        tokenizer.semantic.load_state_dict(_stage_one(run, recipe, corpus).encoder.state_dict())
+        tokenizer.take(_stage_one(run, recipe, corpus).encoder)
     if (run / "decoder").is_dir():
         restore(tokenizer.decoder, run / "decoder")
     return tokenizer.eval()

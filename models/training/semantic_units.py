@@ -63,10 +63,13 @@ class SemanticUnitsConfig:
     keep: float = 0.0
     """Weight of staying near the digits that the encoder to start from hears in clean sound (0: free). With it units
     keep their meaning, and what was trained on them need not be trained again: a reader learns to read them as they
-    are (`reading_steps`), then stays as it is and the encoder goes on."""
+    are (`reading_steps`), then stays as it is and the encoder goes on; or one of another shape takes its place."""
     reading_steps: int = 900
     whisper: str | None = None
     """Folder of a Whisper model (CTranslate2) whose encoder's first layers the semantic encoder starts from."""
+    hold: int = 0
+    """Layers of the encoder, from the first and with the convolutions before it, that stay as they are: trained on
+    synthetic speech they would forget what Whisper learnt of recorded people."""
 
     def reading(self) -> SemanticUnitsConfig:
         """The same settings, but for learning to read finished units, which stay as they are."""
@@ -133,24 +136,34 @@ def train(
     until: int | None = None,
 ) -> SemanticUnits:
     """Train stage one in `folder`, resuming from its checkpoint; `start` is an encoder to go on from, `budget` the
-    seconds that it may take. Raises ConfigError for units to be kept, but of no encoder."""
+    seconds that it may take. Raises ConfigError for units to be kept, but of no encoder, and for an encoder of another
+    shape whose units are not kept."""
     torch.manual_seed(config.loop.seed)
     module = SemanticUnits(config, len(corpus.speakers))
-    if start is not None:
+    alike = start is not None and start.config == config.encoder
+    if start is not None and not alike and not config.keep:
+        raise ConfigError("the encoder to start from has another shape: keep its units (units.keep), or start anew")
+    if start is not None and alike:
         module.encoder.load_state_dict(start.state_dict())
     elif config.whisper and not (folder / "checkpoint.pt").is_file():
         start_from_whisper(module.encoder, Path(config.whisper))
     module.encoder.requires_grad_(not config.freeze_encoder)
+    if config.hold:
+        module.encoder.front.requires_grad_(False)
+        module.encoder.transformer.layers[: config.hold].requires_grad_(False)
     kept: SemanticEncoder | None = None
     if config.keep:
         if start is None:
             raise ConfigError("units.keep keeps the units of a model: name it with --start, or leave keep out")
         steps = replace(config.loop, steps=config.reading_steps, learning_rate=1.5e-3)
-        reading = replace(config.reading(), loop=steps)
+        reading = replace(config.reading(), encoder=start.config, loop=steps)
         share = None if budget is None else budget * _READING
         read = train(corpus, folder / "reader", reading, device=device, start=start, budget=share)
         budget = None if budget is None else budget * (1 - _READING)
-        module.load_state_dict(read.state_dict())
+        module.reader.load_state_dict(read.reader.state_dict())
+        module.encoder.spread.load_state_dict(start.spread.state_dict())
+        if alike:
+            module.early.load_state_dict(read.early.state_dict())
         module.reader.requires_grad_(False)
         kept = deepcopy(start).eval().to(device)
     module.to(device)

@@ -58,7 +58,10 @@ def read_ctranslate2(path: Path) -> dict[str, NDArray[np.float32]]:
 
 @torch.no_grad()
 def start_from_whisper(encoder: SemanticEncoder, folder: Path) -> None:
-    """Copy convolutions and as many layers as `encoder` has. Raises ConfigError when the shapes differ."""
+    """Copy convolutions and as many layers as both have; what `encoder` has beyond those is new.
+
+    Raises ConfigError when the shapes differ.
+    """
     path = folder / "model.bin"
     if not path.is_file():
         raise ConfigError(f"no model.bin in {folder}: give the folder of a Whisper model for CTranslate2")
@@ -82,6 +85,8 @@ def start_from_whisper(encoder: SemanticEncoder, folder: Path) -> None:
         take(encoder.front[index].bias, f"encoder/{convolution}/bias")  # type: ignore[arg-type]
     for number, layer in enumerate(encoder.transformer.layers):
         key = f"encoder/layer_{number}"
+        if number > 0 and not any(name.startswith(f"{key}/") for name in weights):
+            break
         norm(layer.attention_norm, f"{key}/self_attention/layer_norm")  # type: ignore[arg-type]
         linear(layer.qkv, f"{key}/self_attention/linear_0")  # type: ignore[arg-type]
         linear(layer.out, f"{key}/self_attention/linear_1")  # type: ignore[arg-type]

@@ -1,5 +1,7 @@
 """The captured ear against plain calls of the same encoder."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,13 +13,19 @@ from speechgpt_gen.kernels.graph import Lane
 from speechgpt_gen.models.bundle import Bundle, load_bundle
 from speechgpt_gen.models.generation import LISTEN_SAMPLES, Ear, PlainEar
 from speechgpt_gen.models.speech_tokenizer.ear import CapturedEar
+from speechgpt_gen.models.speech_tokenizer.semantic_encoder import SemanticEncoder
 
 FRAMES = LISTEN_SAMPLES // 320
 
 
-@pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    return load_bundle("tiny")
+@pytest.fixture(scope="module", params=[1, 4, 24], ids=lambda block: f"block-{block}")
+def bundle(request: pytest.FixtureRequest) -> Bundle:
+    made = load_bundle("tiny")
+    config = replace(made.tokenizer.semantic.config, block=request.param)
+    encoder = SemanticEncoder(config).eval()
+    encoder.load_state_dict(made.tokenizer.semantic.state_dict())
+    made.tokenizer.semantic = encoder
+    return made
 
 
 @pytest.fixture(scope="module")

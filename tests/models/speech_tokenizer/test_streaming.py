@@ -1,5 +1,6 @@
 """The streaming tokenizer: any chunking equals the whole signal."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -23,10 +24,10 @@ TINY = StreamingTokenizerConfig(
 )
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> StreamingSpeechTokenizer:
+@pytest.fixture(scope="module", params=[1, 4], ids=lambda block: f"block-{block}")
+def tokenizer(request: pytest.FixtureRequest) -> StreamingSpeechTokenizer:
     torch.manual_seed(1)
-    model = StreamingSpeechTokenizer(TINY).eval()
+    model = StreamingSpeechTokenizer(replace(TINY, semantic=replace(TINY.semantic, block=request.param))).eval()
     model.codebooks.vectors.normal_()
     return model
 
@@ -105,7 +106,8 @@ def test_the_past_never_sees_the_future(tokenizer: StreamingSpeechTokenizer) -> 
     with torch.inference_mode():
         before, after = tokenizer.encode_semantic(wav), tokenizer.encode_semantic(changed)
         sound, other = tokenizer.decode(tokenizer.continuous(wav)), tokenizer.decode(tokenizer.continuous(changed))
-    held = 4800 // 320 - TINY.semantic.lookahead
+    config = tokenizer.semantic.config
+    held = 4800 // 320 // config.block * config.block - config.lookahead
     assert torch.equal(before[:, :held], after[:, :held])
     known = 4800 - 320 * (LOOKAHEAD + 1)  # a spectrum reaches half a frame beyond its own
     torch.testing.assert_close(sound[..., :known], other[..., :known])

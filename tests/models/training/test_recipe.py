@@ -173,17 +173,19 @@ def test_the_stages_end_in_a_bundle_that_loads(run: Path, tmp_path: Path) -> Non
             torch.testing.assert_close(getattr(adapted, part).state_dict()[key], value)
     assert torch.equal(adapted.voice("ann").latents, bundle.voice("ann").latents)
 
-    # Where units keep their meaning, the encoder alone is another.
+    # Where units keep their meaning, the encoder alone is another, here of another shape.
     fourth = tmp_path / "fourth"
     fourth.mkdir()
     (fourth / "corpus").symlink_to(run / "corpus")
-    config.write_text(RECIPE.replace("[units]", "[units]\nkeep = 1.0\nreading_steps = 2"))
+    larger = RECIPE.replace("layers = 1, heads = 2, window = 8", "layers = 2, heads = 2, window = 8, block = 4")
+    config.write_text(larger.replace("[units]", "[units]\nkeep = 1.0\nreading_steps = 2"))
     for stage in (["tokenizer"], ["export", str(tmp_path / "hears-better")]):
         result = CliRunner().invoke(
             app, [*stage, "--run", str(fourth), "--config", str(config), "--start", str(folder)], catch_exceptions=False
         )
         assert result.exit_code == 0, result.output
     better = load_bundle(tmp_path / "hears-better")
+    assert better.tokenizer.config.semantic == better.tokenizer.semantic.config == load_recipe(config).units.encoder
     for key, value in bundle.tokenizer.state_dict().items():
         assert torch.equal(better.tokenizer.state_dict()[key], value) == (
             not key.startswith("semantic.") or "spread" in key
@@ -279,6 +281,38 @@ def test_units_keep_their_meaning_as_much_as_they_are_told_to(run: Path, tmp_pat
         before, after = (e.digits(e.hidden(e.mel_frames(wav))) for e in (start, made.encoder))
         moved.append(float((before - after).detach().abs().mean()))
     assert 0 < 3 * moved[1] < moved[0]
+
+
+def test_an_encoder_of_another_shape_takes_the_place_of_one_whose_units_are_kept(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    config = load_recipe(tmp_path / "tiny.toml").units
+    corpus = Corpus(run / "corpus")
+    torch.manual_seed(0)
+    start = SemanticEncoder(config.encoder).eval()
+    larger = replace(config, encoder=replace(config.encoder, layers=2, block=4))
+    with pytest.raises(ConfigError, match="another shape"):
+        semantic_units.train(corpus, tmp_path / "freely", larger, start=start)
+    wav = torch.from_numpy(corpus.audio(corpus.by_id["u2"]))[None]
+    apart = []
+    for steps in (1, 40):
+        loop = replace(config.loop, steps=steps, learning_rate=1e-2)
+        settings = replace(larger, keep=1e3, reading_steps=2, clean=1.0, loop=loop)
+        made = semantic_units.train(corpus, tmp_path / f"{steps}", settings, start=start).encoder.eval()
+        before, after = (e.quantizer.bound(e.digits(e.hidden(e.mel_frames(wav)))) for e in (start, made))
+        apart.append(float((before - after).detach().square().mean()))
+    assert apart[1] < 0.7 * apart[0]
+
+
+def test_layers_that_are_held_stay_as_they_are(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    config = load_recipe(tmp_path / "tiny.toml").units
+    torch.manual_seed(0)
+    start = SemanticEncoder(replace(config.encoder, layers=2))
+    held = replace(config, encoder=start.config, hold=1, loop=replace(config.loop, learning_rate=1e-2))
+    made = semantic_units.train(Corpus(run / "corpus"), tmp_path / "held", held, start=start).encoder
+    for name, value in start.named_parameters():
+        stays = name.startswith(("front.", "transformer.layers.0."))
+        assert torch.equal(made.get_parameter(name), value) == stays, name
 
 
 def test_muon_moves_the_matrices_of_repeated_layers_by_steps_of_equal_size(tmp_path: Path) -> None:

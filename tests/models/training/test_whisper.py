@@ -1,6 +1,7 @@
 """Weights of a Whisper encoder land where the causal encoder computes the same with them."""
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,17 @@ def test_the_encoder_takes_the_first_layers(tmp_path: Path) -> None:
     }
     for name, parameter in taken.items():
         assert torch.equal(parameter, torch.from_numpy(values[name]).float()), name
+
+
+def test_layers_beyond_those_of_whisper_are_new(tmp_path: Path) -> None:
+    values = variables()
+    write(tmp_path / "model.bin", values)
+    encoder = SemanticEncoder(replace(CONFIG, layers=4))
+    new = encoder.transformer.layers[3].down.weight.clone()
+    start_from_whisper(encoder, tmp_path)
+    last = torch.from_numpy(values["encoder/layer_2/ffn/linear_1/weight"]).float()
+    assert torch.equal(encoder.transformer.layers[2].down.weight, last)
+    assert torch.equal(encoder.transformer.layers[3].down.weight, new)
 
 
 def test_another_shape_is_refused_by_name(tmp_path: Path) -> None:
