@@ -68,8 +68,8 @@ class SemanticUnitsConfig:
     whisper: str | None = None
     """Folder of a Whisper model (CTranslate2) whose encoder's first layers the semantic encoder starts from."""
     hold: int = 0
-    """Layers of the encoder, from the first and with the convolutions before it, that stay as they are: trained on
-    synthetic speech they would forget what Whisper learnt of recorded people."""
+    """Layers of the encoder, from the first and with the convolutions before it, that stay as they are: so that
+    synthetic speech does not take the place of what Whisper learnt of recorded people."""
 
     def reading(self) -> SemanticUnitsConfig:
         """The same settings, but for learning to read finished units, which stay as they are."""

@@ -24,7 +24,7 @@ def bundle(request: pytest.FixtureRequest) -> Bundle:
     config = replace(made.tokenizer.semantic.config, block=request.param)
     encoder = SemanticEncoder(config).eval()
     encoder.load_state_dict(made.tokenizer.semantic.state_dict())
-    made.tokenizer.semantic = encoder
+    made.tokenizer.take(encoder)
     return made
 
 
