@@ -60,6 +60,8 @@ class SemanticUnitsConfig:
     """Share of the utterances that are heard as they are; the others through `augment`."""
     speed: float = 0.0
     """Share of the utterances that are played at another speed, pitch and all: as if other people spoke."""
+    pitch: float = 0.0
+    """Share of the utterances whose pitch alone is another."""
     keep: float = 0.0
     """Weight of staying near the digits that the encoder to start from hears in clean sound (0: free). With it units
     keep their meaning, and what was trained on them need not be trained again: a reader learns to read them as they
@@ -209,8 +211,8 @@ def views(
 
     samples: the length of each row without its padding.
     """
-    if config.speed:
-        wav, samples = perturb(wav, samples, rng, speed=config.speed, pitch=0.0)
+    if config.speed or config.pitch:
+        wav, samples = perturb(wav, samples, rng, speed=config.speed, pitch=config.pitch)
     frames = -(-torch.tensor(samples, device=wav.device) // HOP)
     noisy = augment(wav, rng)
     if config.clean:

@@ -58,7 +58,7 @@ def read_ctranslate2(path: Path) -> dict[str, NDArray[np.float32]]:
 
 @torch.no_grad()
 def start_from_whisper(encoder: SemanticEncoder, folder: Path) -> None:
-    """Copy convolutions and as many layers as both have; what `encoder` has beyond those is new.
+    """Copy convolutions and as many layers as both have; those that `encoder` has beyond them begin by adding nothing.
 
     Raises ConfigError when the shapes differ.
     """
@@ -86,7 +86,10 @@ def start_from_whisper(encoder: SemanticEncoder, folder: Path) -> None:
     for number, layer in enumerate(encoder.transformer.layers):
         key = f"encoder/layer_{number}"
         if number > 0 and not any(name.startswith(f"{key}/") for name in weights):
-            break
+            for last in (layer.out, layer.down):
+                nn.init.zeros_(last.weight)  # type: ignore[arg-type, union-attr]
+                nn.init.zeros_(last.bias)  # type: ignore[arg-type, union-attr]
+            continue
         norm(layer.attention_norm, f"{key}/self_attention/layer_norm")  # type: ignore[arg-type]
         linear(layer.qkv, f"{key}/self_attention/linear_0")  # type: ignore[arg-type]
         linear(layer.out, f"{key}/self_attention/linear_1")  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...errors import CheckpointError
 
-MAX_BYTES: Final = 15_500_000
+MAX_BYTES: Final = 16_600_000  # under 16 MiB with the header
 _SMALL: Final = 4096
 READERS: Final = ("reader.", "early.")
 """What pieces of a tokenizer hold besides it: what reads its units, and what places words in them."""
@@ -26,8 +26,8 @@ def write_pieces(state: Mapping[str, Tensor], folder: Path, name: str, *, units:
     Tensors of 4096 numbers and more become float16, as all that is shipped is rounded further; statistics and biases
     keep their bits. Raises CheckpointError for a tensor that is not finite in float16 or larger than a file may be.
     """
-    pieces: list[dict[str, Tensor]] = [{}]
-    used = 0
+    pieces: list[dict[str, Tensor]] = []
+    used: list[int] = []
     for key, value in state.items():
         tensor = value.detach().cpu().contiguous()
         if tensor.is_floating_point() and tensor.numel() >= _SMALL:
@@ -37,11 +37,12 @@ def write_pieces(state: Mapping[str, Tensor], folder: Path, name: str, *, units:
         size = tensor.numel() * tensor.element_size()
         if size > MAX_BYTES:
             raise CheckpointError(f"{name}: {key} alone has {size} bytes, a piece holds {MAX_BYTES}")
-        if used + size > MAX_BYTES:
+        fitting = next((n for n, bytes_ in enumerate(used) if bytes_ + size <= MAX_BYTES), len(pieces))
+        if fitting == len(pieces):
             pieces.append({})
-            used = 0
-        pieces[-1][key] = tensor
-        used += size
+            used.append(0)
+        pieces[fitting][key] = tensor
+        used[fitting] += size
     for old in folder.glob(f"{name}-[0-9][0-9].safetensors"):
         old.unlink()
     for number, piece in enumerate(pieces):

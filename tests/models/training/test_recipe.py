@@ -257,6 +257,9 @@ def test_what_is_heard_may_be_clean_and_said_at_another_speed() -> None:
     assert said.shape == heard.shape == (4, 320 * int(frames.max()))
     assert len(set(frames.tolist()) - {50}) > 1
     assert not torch.equal(said, heard)
+    said, _, frames = semantic_units.views(wav, samples, replace(config, pitch=1.0), rng)
+    assert frames.tolist() == [50] * 4
+    assert not torch.equal(said, wav)
 
 
 def test_units_keep_their_meaning_as_much_as_they_are_told_to(run: Path, tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ from torch import nn
 
 from speechgpt_gen import SpeechGPTGen
 from speechgpt_gen.models.errors import CheckpointError, ConfigError
+from speechgpt_gen.models.speech_tokenizer.streaming import StreamingSpeechTokenizer
 from speechgpt_gen.models.training.recipe import load_recipe
+from speechgpt_gen.models.training.semantic_units import SemanticUnits
 from speechgpt_gen.models.training.slices import pieces
 from speechgpt_gen.models.training.slices.assemble import assemble_slices
 from speechgpt_gen.models.training.slices.pack import unpacked, write_packs
@@ -194,6 +196,16 @@ def test_packs_keep_their_limit_and_come_together_again(
     shutil.rmtree(tmp_path / "packs" / "pack-01")
     with pytest.raises(ConfigError, match="lacks pack-01"):
         unpacked(tmp_path / "packs", tmp_path / "again")
+
+
+def test_pieces_of_nano_are_few_enough_and_small_enough(tmp_path: Path) -> None:
+    recipe = load_recipe(ROOT / "models" / "training" / "nano.toml")
+    tokenizer = StreamingSpeechTokenizer(recipe.acoustic.tokenizer)
+    units = SemanticUnits(recipe.units, 500)
+    readers = {key: value for key, value in units.state_dict().items() if key.startswith(pieces.READERS)}
+    count = pieces.write_pieces(tokenizer.state_dict() | readers, tmp_path, "tokenizer", units="")
+    assert count <= 8 - len(("log.jsonl", "figures.json", "samples.wav"))
+    assert all(path.stat().st_size < 16 * 2**20 for path in tmp_path.iterdir())
 
 
 def test_weights_travel_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

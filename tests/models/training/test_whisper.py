@@ -68,15 +68,18 @@ def test_the_encoder_takes_the_first_layers(tmp_path: Path) -> None:
         assert torch.equal(parameter, torch.from_numpy(values[name]).float()), name
 
 
-def test_layers_beyond_those_of_whisper_are_new(tmp_path: Path) -> None:
+def test_layers_beyond_those_of_whisper_begin_by_adding_nothing(tmp_path: Path) -> None:
     values = variables()
     write(tmp_path / "model.bin", values)
-    encoder = SemanticEncoder(replace(CONFIG, layers=4))
-    new = encoder.transformer.layers[3].down.weight.clone()
-    start_from_whisper(encoder, tmp_path)
+    longer, encoder = (SemanticEncoder(replace(CONFIG, layers=layers)) for layers in (5, 3))
+    for each in (longer, encoder):
+        start_from_whisper(each, tmp_path)
     last = torch.from_numpy(values["encoder/layer_2/ffn/linear_1/weight"]).float()
-    assert torch.equal(encoder.transformer.layers[2].down.weight, last)
-    assert torch.equal(encoder.transformer.layers[3].down.weight, new)
+    assert torch.equal(longer.transformer.layers[2].down.weight, last)
+    mel = torch.randn(1, BANDS, 40)
+    assert torch.equal(longer.hidden(mel), encoder.hidden(mel))
+    longer.hidden(mel).square().mean().backward()
+    assert longer.transformer.layers[4].down.weight.grad.abs().max() > 0  # and learn all the same
 
 
 def test_another_shape_is_refused_by_name(tmp_path: Path) -> None:
