@@ -15,7 +15,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
-from speechgpt_gen.models.bundle import load_bundle
+from speechgpt_gen.models.bundle import load_bundle, read_config
 from speechgpt_gen.models.errors import ConfigError
 from speechgpt_gen.models.semantic.hugging_face import extend_llama
 from speechgpt_gen.models.semantic.vocabulary import SpeechVocabulary
@@ -341,11 +341,21 @@ def test_alignment_finds_the_letters_where_they_are() -> None:
     assert path.tolist() == truth
 
 
-@pytest.mark.parametrize("path", sorted(Path(semantic_units.__file__).parent.glob("*.toml")), ids=lambda p: p.stem)
+RECIPES = Path(semantic_units.__file__).parent
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda p: p.stem)
 def test_the_recipes_that_come_with_the_package_are_valid(path: Path) -> None:
     recipe = load_recipe(path)
     assert recipe.acoustic.tokenizer.latent_dim == recipe.perceptual.model.latent_dim
     assert recipe.description
+
+
+@pytest.mark.parametrize("name", ["nano.toml", "nano_cpu.toml"])
+def test_the_recipes_of_nano_ask_for_the_tokenizer_that_is_shipped(name: str) -> None:
+    recipe, shipped = load_recipe(RECIPES / name), read_config("nano").tokenizer
+    assert recipe.acoustic.tokenizer == shipped
+    assert recipe.units.encoder == shipped.semantic
 
 
 def test_a_llama_learns_units_by_low_rank_terms(run: Path, tmp_path: Path) -> None:
