@@ -37,7 +37,7 @@ def write_pieces(state: Mapping[str, Tensor], folder: Path, name: str, *, units:
         size = tensor.numel() * tensor.element_size()
         if size > MAX_BYTES:
             raise CheckpointError(f"{name}: {key} alone has {size} bytes, a piece holds {MAX_BYTES}")
-        fitting = next((n for n, bytes_ in enumerate(used) if bytes_ + size <= MAX_BYTES), len(pieces))
+        fitting = next((n for n, filled in enumerate(used) if filled + size <= MAX_BYTES), len(pieces))
         if fitting == len(pieces):
             pieces.append({})
             used.append(0)
