@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..speech_tokenizer.semantic_encoder import mel_filters
 from ..speech_tokenizer.streaming import StreamingSpeechTokenizer, StreamingTokenizerConfig
+from .batches import BucketBatches
 from .corpus import Corpus, Utterance
 from .loop import Loop, LoopConfig
 from .precision import mixed
@@ -24,6 +25,9 @@ from .recordings import Recordings
 
 SCALES = ((256, 32), (512, 64), (1024, 80), (2048, 128))
 """(FFT size, mel bands) of the spectral losses."""
+
+_RARE = 30
+"""Frames that what a unit meant counts for, beside those in which it is heard now."""
 
 
 class SpectralLoss(nn.Module):
@@ -114,6 +118,8 @@ class AcousticConfig:
     commitment: float = 0.1
     latent_noise: float = 0.1
     freeze_encoder: bool = False
+    follow_hours: float = 0.0
+    """Where units are kept, hours of the corpus that codebook 0 follows them over (`follow_units`; 0: it stays)."""
 
 
 def crops(
@@ -216,3 +222,27 @@ def train(
 
     loop.run(losses, until=until)
     return tokenizer
+
+
+@torch.inference_mode()
+def follow_units(corpus: Corpus, tokenizer: StreamingSpeechTokenizer, units: Tensor, hours: float) -> Tensor:
+    """Codebook 0 (codebook_size, D) of units that mean about the same as before: the mean latent of each as it is now.
+
+    units: of the whole corpus (frames,). The other levels quantise what is left, a little less than before.
+    """
+    recordings, before = Recordings(corpus, tokenizer.codebooks.vectors.device), tokenizer.codebooks.vectors[0]
+    total, count = torch.zeros_like(before), before.new_zeros(len(before), 1)
+    pool = corpus.split("train")
+    batches, heard = BucketBatches([u.frames for u in pool], 6000, 50, 0, fill=False), 0
+    for step in range(batches.per_epoch):
+        if heard >= hours * 180_000:
+            break
+        chosen = [pool[i] for i in batches(step)]
+        with mixed(before.device):
+            latents = tokenizer.continuous(recordings.audio(chosen)[:, None])
+        for row, u in zip(latents.float(), chosen, strict=True):
+            index = units[recordings.first_row[u.id] :][: u.frames].to(before.device).long()
+            total.index_add_(0, index, row[: u.frames])
+            count.index_add_(0, index, count.new_ones(len(index), 1))
+            heard += u.frames
+    return before + (total - count * before) / (count + _RARE)

@@ -4,6 +4,7 @@
     RUN/units/                 stage one of the tokenizer      `tokenizer`
     RUN/spoken.npz             units and places of words       `tokenizer`
     RUN/acoustic/              stage two of the tokenizer      `tokenizer`
+    RUN/followed.safetensors   codebook 0, of units kept       `tokenizer`
     RUN/decoder/               stage three of the tokenizer    `decoder`
     RUN/heard-N.npz            the same through noise          `semantic`
     RUN/semantic/              semantic model                  `semantic`
@@ -116,7 +117,7 @@ def restore(module: nn.Module, folder: Path) -> None:
 
 def train_tokenizer(run: Path, recipe: Recipe, start: Bundle | None = None) -> None:
     """Both stages of the speech tokenizer, with the extraction of units and words between them; where the units keep
-    their meaning (`units.keep`), the first alone: the codec around them stays.
+    their meaning (`units.keep`), the first alone: of the codec around them at most codebook 0 follows.
 
     start: a model whose weights to go on from, here and in the other stages. Raises ConfigError when its shape is not
     the recipe's, or when other stages of the run went on from its units.
@@ -132,11 +133,14 @@ def train_tokenizer(run: Path, recipe: Recipe, start: Bundle | None = None) -> N
     semantic_units.train(corpus, run / "units", recipe.units, device=device(), start=encoder)
     if not (run / "spoken.npz").is_file():
         extract(corpus, _stage_one(run, recipe, corpus).to(device()), run / "spoken.npz")
+    units = all_units(corpus, load_spoken(run / "spoken.npz", corpus))
     if recipe.units.keep:
+        hours, path = recipe.acoustic.follow_hours, run / "followed.safetensors"
+        if codec is not None and hours and not path.is_file():
+            save_file({"vectors": acoustic.follow_units(corpus, codec.to(device()), units, hours).cpu()}, path)
         return
     if codec is not None:
         codec.codebooks.vectors.zero_()  # they quantised what other units left
-    units = all_units(corpus, load_spoken(run / "spoken.npz", corpus))
     acoustic.train(corpus, run / "acoustic", recipe.acoustic, units, device=device(), start=codec)
 
 
@@ -150,6 +154,8 @@ def load_tokenizer(run: Path, recipe: Recipe, corpus: Corpus, start: Bundle | No
         restore(tokenizer, run / "acoustic")
     if start is None or trained:
         tokenizer.take(_stage_one(run, recipe, corpus).encoder)
+    if (run / "followed.safetensors").is_file():
+        tokenizer.codebooks.vectors[0] = load_file(run / "followed.safetensors")["vectors"]
     if (run / "decoder").is_dir():
         restore(tokenizer.decoder, run / "decoder")
     return tokenizer.eval()
@@ -287,8 +293,10 @@ def export(run: Path, recipe: Recipe, folder: Path, start: Bundle | None = None)
     else:
         perceptual = BlockCausalFlow(recipe.perceptual.model)
         restore(perceptual, run / "perceptual")
-    same_units = recipe.units.keep or not (run / "units").is_dir()
-    kept = start.voices if start is not None and same_units else {}
+    trained = (run / "units").is_dir()
+    kept = start.voices if start is not None and (recipe.units.keep or not trained) else {}
+    if trained:
+        kept = {name: _heard_anew(voice, tokenizer) for name, voice in kept.items()}
     voices = {
         name: kept[name] if name in kept else prompt_voice(corpus, tokenizer, name, recipe.prompt_frames)
         for name in recipe.voices
@@ -350,3 +358,9 @@ def prompt_voice(corpus: Corpus, tokenizer: StreamingSpeechTokenizer, speaker: s
     wav = torch.from_numpy(corpus.audio(chosen))[None, None]
     found = tokenizer.encode(wav)[..., :frames]
     return Voice(speaker, found[0, 0], tokenizer.latents(found)[0])
+
+
+@torch.inference_mode()
+def _heard_anew(voice: Voice, tokenizer: StreamingSpeechTokenizer) -> Voice:
+    """A voice with the units in which the tokenizer hears it: even if they mean the same, most are others by now."""
+    return replace(voice, units=tokenizer.encode_semantic(tokenizer.decode(voice.latents[None]))[0])
