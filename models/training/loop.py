@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from ..errors import ConfigError, SpeechGPTGenError
+from .allocation import keep_large_blocks
 from .muon import Muon
 from .parallel import ALONE, World, local, spread, whole
 from .progress import Watcher
@@ -111,6 +112,7 @@ class Loop:
         folder.mkdir(parents=True, exist_ok=True)
         if next(module.parameters()).device.type == "cpu":
             torch.set_num_threads(config.threads)
+            keep_large_blocks()
         self.folder, self.module, self.config = folder, module, config
         self.began, self.budget = time.monotonic(), budget
         self.evaluate, self.evaluate_every = evaluate, evaluate_every
