@@ -119,7 +119,8 @@ class AcousticConfig:
     latent_noise: float = 0.1
     freeze_encoder: bool = False
     follow_hours: float = 0.0
-    """Where units are kept, hours of the corpus that codebook 0 follows them over (`follow_units`; 0: it stays)."""
+    """Where units are kept, hours of the corpus that codebook 0 follows them over (`follow_units`; 0: it stays). For
+    corpora of many voices: of a few, the codes would tell who speaks."""
 
 
 def crops(
