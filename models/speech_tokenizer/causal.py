@@ -139,14 +139,18 @@ class CausalTransformer(nn.Module):
         known = (keys // self.block)[None, :] <= (queries // self.block)[:, None]
         return known & (queries[:, None] - keys[None, :] < self.window)
 
-    def forward(self, x: Tensor, start: int = 0) -> Tensor:
-        """Whole signal; `start` is the index of its first frame."""
+    def through(self, x: Tensor, start: int, layers: slice) -> Tensor:
+        """Whole signal, its frames placed and the first at index `start`, through some of the layers and no norm."""
         positions = torch.arange(start, start + x.shape[1], device=x.device)
         mask = self.mask(positions, positions)
-        x = self.placed(x, positions)
-        for layer in self.layers:
+        for layer in self.layers[layers]:
             x, _ = layer(x, positions, mask, None)
-        return self.norm(x)  # type: ignore[no-any-return]
+        return x
+
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        """Whole signal; `start` is the index of its first frame."""
+        x = self.placed(x, torch.arange(start, start + x.shape[1], device=x.device))
+        return self.norm(self.through(x, start, slice(None)))  # type: ignore[no-any-return]
 
     def step(self, x: Tensor, state: AttentionState) -> tuple[Tensor, AttentionState]:
         """Next frames of a stream: x (B, t, dim), t >= 1 a multiple of `block`, unless they are the last."""

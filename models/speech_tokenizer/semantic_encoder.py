@@ -148,7 +148,17 @@ class SemanticEncoder(nn.Module):
 
     def hidden(self, mel: Tensor, start: int = 0) -> Tensor:
         """Mel (B, bands, 2 * (T + lookahead)) -> states (B, T, dim); `start` is the index of the first frame."""
-        states: Tensor = self.transformer(self.front(mel).transpose(1, 2), start)
+        return self.upper(self.lower(mel, 0, start), 0, start)
+
+    def lower(self, mel: Tensor, layers: int, start: int = 0) -> Tensor:
+        """Mel as in `hidden` -> states (B, T + lookahead, dim) after the convolutions and so many layers."""
+        local = self.front(mel).transpose(1, 2)
+        positions = torch.arange(start, start + local.shape[1], device=local.device)
+        return self.transformer.through(self.transformer.placed(local, positions), start, slice(layers))
+
+    def upper(self, states: Tensor, layers: int, start: int = 0) -> Tensor:
+        """What `lower` gave after so many layers, through the others -> states (B, T, dim)."""
+        states = self.transformer.norm(self.transformer.through(states, start, slice(layers, None)))
         return states[:, self.config.lookahead :]
 
     def mel_frames(self, wav: Tensor) -> Tensor:

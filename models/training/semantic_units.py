@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..speech_tokenizer.semantic_encoder import SemanticEncoder, SemanticEncoderConfig, SemanticReader
-from .augment import augment, perturb
 from .batches import BucketBatches
 from .corpus import Corpus, Utterance
 from .loop import Loop, LoopConfig
 from .precision import mixed
 from .recordings import HOP, Recordings
+from .views import Heard, HeardOnce, views
 from .whisper import start_from_whisper
 
 SYMBOLS = "_ abcdefghijklmnopqrstuvwxyz'"
@@ -72,6 +72,18 @@ class SemanticUnitsConfig:
     hold: int = 0
     """Layers of the encoder, from the first and with the convolutions before it, that stay as they are: so that
     synthetic speech does not take the place of what Whisper learnt of recorded people."""
+    hear_hours: float = 0.0
+    """Hours of speech that the layers that are held hear once: what they say is kept beside the checkpoint (70 kB a
+    second, and as much for the reader where units are kept) and comes again every epoch. 0: each step hears anew."""
+
+    def __post_init__(self) -> None:
+        if self.hear_hours and not self.held:
+            raise ConfigError("units.hear_hours keeps what held layers say: give units.hold too, or leave it out")
+
+    @property
+    def held(self) -> int:
+        """Layers that no step moves."""
+        return self.encoder.layers if self.freeze_encoder else self.hold
 
     def reading(self) -> SemanticUnitsConfig:
         """The same settings, but for learning to read finished units, which stay as they are."""
@@ -96,15 +108,13 @@ class SemanticUnits(nn.Module):
             self.encoder.spread.eval()
         return self
 
-    def forward(self, noisy: Tensor, clean: Tensor, speaker: Tensor, start: int) -> tuple[Tensor, ...]:
-        """Two views of the audio -> character logits before and after quantisation, predicted and true spectrum, real
-        digits."""
-        hidden = self.encoder.hidden(self.encoder.mel_frames(noisy), start)
+    def forward(self, states: Tensor, held: int, speaker: Tensor, start: int) -> tuple[Tensor, ...]:
+        """States after so many layers -> character logits before and after quantisation, the spectrum, real digits."""
+        hidden = self.encoder.upper(states, held, start)
         digits = self.encoder.digits(hidden)
         values, _ = self.encoder.quantizer(digits)
         logits, spectrum = self.reader(values, speaker)
-        truth = self.encoder.mel_frames(clean)[..., : spectrum.shape[-1]]
-        return self.early(hidden), logits, spectrum, truth, self.encoder.quantizer.bound(digits)
+        return self.early(hidden), logits, spectrum, self.encoder.quantizer.bound(digits)
 
 
 def ctc(logits: Tensor, utterances: Sequence[Utterance], frames: Tensor | None = None) -> Tensor:
@@ -175,24 +185,42 @@ def train(
     training, held_out = ([u for u in corpus.split(name) if characters(u.text)] for name in ("train", "valid"))
     batches = batches_of(training, config.batch_seconds, config.loop.seed)
 
-    def losses(step: int) -> dict[str, Tensor]:
-        index = batches(step)
+    def hear(number: int) -> Heard:
+        index = batches(number)
         chosen = [training[i] for i in index]
-        clean = recordings.audio(chosen, int(batches.longest(index)))
-        rng = np.random.default_rng((config.loop.seed, step))
-        clean, noisy, frames = views(clean, [u.samples for u in chosen], config, rng)
+        said = recordings.audio(chosen, int(batches.longest(index)))
+        rng = np.random.default_rng((config.loop.seed, number))
+        shares = {"clean": config.clean, "speed": config.speed, "pitch": config.pitch}
+        said, heard, frames = views(said, [u.samples for u in chosen], rng, **shares)
         first = int(rng.integers(1500))
+        truth = module.encoder.mel_frames(said)[..., : said.shape[-1] // HOP * 2]
+        with torch.set_grad_enabled(not config.held), mixed(heard.device):
+            states = module.encoder.lower(module.encoder.mel_frames(heard), config.held, first)
+        rows, digits = torch.zeros(0, dtype=torch.int64, device=device), truth.new_zeros(0)
+        if kept is not None:
+            some = rng.choice(len(chosen), -(-len(chosen) // _KEPT), replace=False)
+            rows = torch.from_numpy(some).to(device)
+            digits = _digits(kept, said[rows], first)
+        return Heard(states, truth, frames, torch.tensor(first), rows, digits)
+
+    again: HeardOnce | None = None
+    if config.hear_hours:
+        again = HeardOnce(folder / "heard", batches, [u.frames for u in training], config.hear_hours, hear)
+
+    def losses(step: int) -> dict[str, Tensor]:
+        number = step if again is None else again.number(step)
+        states, truth, frames, first, rows, kept_digits = hear(number) if again is None else again(number, device)
+        chosen = [training[i] for i in batches(number)]
         speaker = torch.tensor([speaker_of[u.speaker] for u in chosen], device=device)
-        with mixed(clean.device):
-            early, late, spectrum, truth, digits = module(noisy, clean, speaker, first)
+        with mixed(states.device):
+            early, late, spectrum, digits = module(states, config.held, speaker, int(first))
         inside = torch.arange(truth.shape[-1], device=device)[None] < 2 * frames[:, None]
         before, after = ctc(early, chosen, frames), ctc(late, chosen, frames)
         l1 = 4 * (spectrum.float() - truth).abs().mean(1)[inside].mean()
         terms = {"loss": before + after + config.spectrum_weight * l1, "early": before, "ctc": after, "spectrum": l1}
-        if kept is not None:
-            some = torch.from_numpy(rng.choice(len(chosen), -(-len(chosen) // _KEPT), replace=False)).to(device)
-            moved = (digits[some] - _digits(kept, clean[some], first)).square().mean(-1)
-            terms["kept"] = moved[inside[some][:, ::2]].mean()
+        if len(rows):
+            moved = (digits[rows] - kept_digits).square().mean(-1)
+            terms["kept"] = moved[inside[rows][:, ::2]].mean()
             terms["loss"] = terms["loss"] + config.keep * terms["kept"]
         return terms
 
@@ -202,23 +230,6 @@ def train(
     loop = Loop(folder, module, config.loop, budget=budget, evaluate=evaluate, evaluate_every=config.evaluate_every)
     loop.run(losses, until=until)
     return module
-
-
-def views(
-    wav: Tensor, samples: Sequence[int], config: SemanticUnitsConfig, rng: np.random.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Waveforms (B, N), 16 kHz, as what is said and as what is heard of it, (B, M) both, and the frames of each (B,).
-
-    samples: the length of each row without its padding.
-    """
-    if config.speed or config.pitch:
-        wav, samples = perturb(wav, samples, rng, speed=config.speed, pitch=config.pitch)
-    frames = -(-torch.tensor(samples, device=wav.device) // HOP)
-    noisy = augment(wav, rng)
-    if config.clean:
-        plain = torch.from_numpy(rng.random(len(wav)) < config.clean).to(wav.device)
-        noisy = torch.where(plain[:, None], wav, noisy)
-    return wav, noisy, frames
 
 
 @torch.no_grad()

@@ -251,22 +251,6 @@ def test_units_that_stay_are_read_anew(run: Path, tmp_path: Path) -> None:
     assert moved == {"early.weight", "early.bias"}
 
 
-def test_what_is_heard_may_be_clean_and_said_at_another_speed() -> None:
-    wav, samples, rng = torch.randn(4, 50 * 320) * 0.1, [50 * 320] * 4, np.random.default_rng(0)
-    config = semantic_units.SemanticUnitsConfig()
-    said, heard, frames = semantic_units.views(wav, samples, replace(config, clean=1.0), rng)
-    assert torch.equal(said, wav)
-    assert torch.equal(heard, wav)
-    assert frames.tolist() == [50] * 4
-    said, heard, frames = semantic_units.views(wav, samples, replace(config, speed=1.0), rng)
-    assert said.shape == heard.shape == (4, 320 * int(frames.max()))
-    assert len(set(frames.tolist()) - {50}) > 1
-    assert not torch.equal(said, heard)
-    said, _, frames = semantic_units.views(wav, samples, replace(config, pitch=1.0), rng)
-    assert frames.tolist() == [50] * 4
-    assert not torch.equal(said, wav)
-
-
 def test_units_keep_their_meaning_as_much_as_they_are_told_to(run: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(RECIPE)
     config = load_recipe(tmp_path / "tiny.toml").units
