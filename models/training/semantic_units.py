@@ -73,7 +73,7 @@ class SemanticUnitsConfig:
     """Layers of the encoder, from the first and with the convolutions before it, that stay as they are: so that
     synthetic speech does not take the place of what Whisper learnt of recorded people."""
     hear_hours: float = 0.0
-    """Hours of speech that the layers that are held hear once: what they say is kept beside the checkpoint (70 kB a
+    """Hours of speech that the layers that are held hear once: what they say is kept beside the checkpoint (75 kB a
     second, and as much for the reader where units are kept) and comes again every epoch. 0: each step hears anew."""
 
     def __post_init__(self) -> None:

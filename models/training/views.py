@@ -63,7 +63,7 @@ def views(
 
 class HeardOnce:
     """The first batches of an epoch, up to `hours` of speech (an epoch at most), each heard when it first comes and
-    kept in `folder`: 2 bytes a number, some 70 kB a second with states of 512.
+    kept in `folder`: 2 bytes a number, some 75 kB a second with states of 512.
 
     batches: of utterances of these `frames`; hear: makes a batch by its number. What is kept belongs to one encoder and
     its held layers, as the folder of a run does.
