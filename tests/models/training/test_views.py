@@ -81,10 +81,11 @@ def test_batches_are_heard_once_and_come_again_in_another_order(tmp_path: Path) 
 def test_a_run_on_what_was_kept_equals_one_that_hears_it_anew(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = semantic_units.train(corpus, tmp_path / "kept", CONFIG, until=4)
+    start = SemanticEncoder(ENCODER)
+    kept = semantic_units.train(corpus, tmp_path / "kept", CONFIG, start=start, until=4)
     files = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "kept" / "heard").iterdir()}
     assert 0 < len(files) < 4
-    kept = semantic_units.train(corpus, tmp_path / "kept", CONFIG)
+    kept = semantic_units.train(corpus, tmp_path / "kept", CONFIG, start=start)
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "kept" / "heard").iterdir()} == files
 
     class Forgetful(HeardOnce):
@@ -94,7 +95,7 @@ def test_a_run_on_what_was_kept_equals_one_that_hears_it_anew(
             return super().__call__(number, device)
 
     monkeypatch.setattr(semantic_units, "HeardOnce", Forgetful)
-    anew = semantic_units.train(corpus, tmp_path / "anew", CONFIG)
+    anew = semantic_units.train(corpus, tmp_path / "anew", CONFIG, start=start)
     for name, value in kept.state_dict().items():
         assert torch.equal(value, anew.state_dict()[name]), name
 

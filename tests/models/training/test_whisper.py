@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from speechgpt_gen.models.errors import ConfigError
+from speechgpt_gen.models.errors import ConfigError, ModelNotFoundError
 from speechgpt_gen.models.speech_tokenizer.semantic_encoder import SemanticEncoder, SemanticEncoderConfig
+from speechgpt_gen.models.training import semantic_units
+from speechgpt_gen.models.training.loop import LoopConfig
+from speechgpt_gen.models.training.prepare import prepare
+from speechgpt_gen.models.training.semantic_units import SemanticUnitsConfig
 from speechgpt_gen.models.training.whisper import read_ctranslate2, start_from_whisper
 
 DIM, BANDS = 16, 20
@@ -100,3 +104,25 @@ def test_what_is_no_model_is_refused_in_one_line(tmp_path: Path, content: bytes 
     with pytest.raises(ConfigError) as caught:
         read_ctranslate2(path)
     assert "\n" not in str(caught.value)
+
+
+def test_layers_that_are_held_are_whispers_where_no_model_gives_them(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = prepare(source, tmp_path / "corpus", progress=False)
+    write(tmp_path / "model.bin", variables())
+    monkeypatch.setattr(semantic_units, "whisper_folder", lambda: tmp_path)
+    config = SemanticUnitsConfig(CONFIG, LoopConfig(steps=2, warmup=1), batch_seconds=6.0, hold=1)
+    made = semantic_units.train(corpus, tmp_path / "held", config).encoder
+    expected = SemanticEncoder(CONFIG)
+    start_from_whisper(expected, tmp_path)
+    for name, value in made.transformer.layers[0].state_dict().items():
+        assert torch.equal(value, expected.transformer.layers[0].state_dict()[name]), name
+
+    def nobody() -> Path:
+        raise ModelNotFoundError("no whisper-base here")
+
+    monkeypatch.setattr(semantic_units, "whisper_folder", nobody)
+    semantic_units.train(corpus, tmp_path / "held", config)  # goes on from its checkpoint
+    with pytest.raises(ModelNotFoundError):
+        semantic_units.train(corpus, tmp_path / "elsewhere", config)
