@@ -79,6 +79,8 @@ class SemanticUnitsConfig:
     second, and as much for the reader where units are kept) and comes again every epoch. 0: each step hears anew."""
 
     def __post_init__(self) -> None:
+        if not self.freeze_encoder and not 0 <= self.hold <= self.encoder.layers:
+            raise ConfigError(f"units.hold = {self.hold}: the encoder has {self.encoder.layers} layers")
         if self.hear_hours and not self.held:
             raise ConfigError("units.hear_hours keeps what held layers say: give units.hold too, or leave it out")
 
@@ -97,7 +99,7 @@ class SemanticUnits(nn.Module):
 
     def __init__(self, config: SemanticUnitsConfig, speakers: int) -> None:
         super().__init__()
-        self.fixed = config.freeze_encoder or config.keep > 0
+        self.fixed, self.held = config.freeze_encoder or config.keep > 0, config.held
         self.encoder = SemanticEncoder(config.encoder)
         self.reader = SemanticReader(config.encoder, len(SYMBOLS), speakers)
         # Five numbers a frame carry little gradient; read before them too and the encoder learns much sooner.
@@ -110,9 +112,11 @@ class SemanticUnits(nn.Module):
             self.encoder.spread.eval()
         return self
 
-    def forward(self, states: Tensor, held: int, speaker: Tensor, start: int) -> tuple[Tensor, ...]:
-        """States after so many layers -> character logits before and after quantisation, the spectrum, real digits."""
-        hidden = self.encoder.upper(states, held, start)
+    def forward(self, states: Tensor, speaker: Tensor, start: int) -> tuple[Tensor, ...]:
+        """States (B, T + lookahead, dim) after the layers that are held, speakers (B,) and the index of the first frame
+        -> character logits before and after quantisation (B, T, symbols), spectrum (B, bands, 2 * T), real digits
+        (B, T, 5)."""
+        hidden = self.encoder.upper(states, self.held, start)
         digits = self.encoder.digits(hidden)
         values, _ = self.encoder.quantizer(digits)
         logits, spectrum = self.reader(values, speaker)
@@ -187,12 +191,13 @@ def train(
     training, held_out = ([u for u in corpus.split(name) if characters(u.text)] for name in ("train", "valid"))
     batches = batches_of(training, config.batch_seconds, config.loop.seed)
 
+    shares = {"clean": config.clean, "speed": config.speed, "pitch": config.pitch}
+
     def hear(number: int) -> Heard:
         index = batches(number)
         chosen = [training[i] for i in index]
         said = recordings.audio(chosen, int(batches.longest(index)))
         rng = np.random.default_rng((config.loop.seed, number))
-        shares = {"clean": config.clean, "speed": config.speed, "pitch": config.pitch}
         said, heard, frames = views(said, [u.samples for u in chosen], rng, **shares)
         first = int(rng.integers(1500))
         truth = module.encoder.mel_frames(said)[..., : said.shape[-1] // HOP * 2]
@@ -207,7 +212,9 @@ def train(
 
     again: HeardOnce | None = None
     if config.hear_hours:
-        again = HeardOnce(folder / "heard", batches, [u.frames for u in training], config.hear_hours, hear)
+        told = {**shares, "seed": config.loop.seed, "held": config.held, "kept": kept is not None}
+        settings = f"{told} {config.encoder}"
+        again = HeardOnce(folder / "heard", batches, training, config.hear_hours, hear, settings=settings)
 
     def losses(step: int) -> dict[str, Tensor]:
         number = step if again is None else again.number(step)
@@ -215,7 +222,7 @@ def train(
         chosen = [training[i] for i in batches(number)]
         speaker = torch.tensor([speaker_of[u.speaker] for u in chosen], device=device)
         with mixed(states.device):
-            early, late, spectrum, digits = module(states, config.held, speaker, int(first))
+            early, late, spectrum, digits = module(states, speaker, int(first))
         inside = torch.arange(truth.shape[-1], device=device)[None] < 2 * frames[:, None]
         before, after = ctc(early, chosen, frames), ctc(late, chosen, frames)
         l1 = 4 * (spectrum.float() - truth).abs().mean(1)[inside].mean()

@@ -13,11 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from .augment import augment, perturb
 from .batches import BucketBatches
+from .corpus import Utterance
 from .recordings import HOP
 
 
@@ -65,16 +67,24 @@ class HeardOnce:
     """The first batches of an epoch, up to `hours` of speech (an epoch at most), each heard when it first comes and
     kept in `folder`: 2 bytes a number, some 75 kB a second with states of 512.
 
-    batches: of utterances of these `frames`; hear: makes a batch by its number. What is kept belongs to one encoder and
-    its held layers, as the folder of a run does.
+    batches: of these utterances; hear: makes a batch by its number; settings: what else it depends on, in words. What
+    was kept of other utterances or settings is heard anew; of other weights it must not be, as the folder of a run.
     """
 
     def __init__(
-        self, folder: Path, batches: BucketBatches, frames: Sequence[int], hours: float, hear: Callable[[int], Heard]
+        self,
+        folder: Path,
+        batches: BucketBatches,
+        utterances: Sequence[Utterance],
+        hours: float,
+        hear: Callable[[int], Heard],
+        *,
+        settings: str = "",
     ) -> None:
         self._folder, self._hear, self._seed = folder, hear, batches.seed
+        self._batches, self._utterances, self._settings = batches, utterances, settings
         folder.mkdir(parents=True, exist_ok=True)
-        spoken = np.cumsum([sum(frames[i] for i in batches(n)) for n in range(batches.per_epoch)])
+        spoken = np.cumsum([sum(utterances[i].frames for i in batches(n)) for n in range(batches.per_epoch)])
         self.count = min(batches.per_epoch, 1 + int(np.searchsorted(spoken, hours * 180_000)))
         """Batches that are kept, once all have come."""
 
@@ -86,11 +96,23 @@ class HeardOnce:
     def __call__(self, number: int, device: torch.device | str = "cpu") -> Heard:
         """The batch of a number, as it was kept."""
         path = self._folder / f"{number:06d}.safetensors"
-        if not path.is_file():
-            heard = self._hear(number)
-            tensors = {k: v.bfloat16() if v.is_floating_point() else v for k, v in heard._asdict().items()}
-            part = path.with_suffix(".part")
-            save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, part)
-            os.replace(part, path)
-        kept = load_file(path, device=str(device))
-        return Heard(**{k: v.float() if v.is_floating_point() else v for k, v in kept.items()})
+        of = " ".join([self._settings, *(self._utterances[i].id for i in self._batches(number))])
+        if path.is_file() and (heard := _read(path, of, device)) is not None:
+            return heard
+        tensors = {k: v.bfloat16() if v.is_floating_point() else v for k, v in self._hear(number)._asdict().items()}
+        part = path.with_suffix(".part")
+        save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, part, {"of": of})
+        os.replace(part, path)
+        return _floats(tensors)
+
+
+def _read(path: Path, of: str, device: torch.device | str) -> Heard | None:
+    """What lies in a file, unless it was kept of something else."""
+    with safe_open(path, framework="pt", device=str(device)) as file:
+        if (file.metadata() or {}).get("of") != of:
+            return None
+        return _floats({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+
+
+def _floats(tensors: dict[str, Tensor]) -> Heard:
+    return Heard(**{name: v.float() if v.is_floating_point() else v for name, v in tensors.items()})

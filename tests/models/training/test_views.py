@@ -1,7 +1,7 @@
 """What stage one hears, and what it need not hear twice."""
 
 import shutil
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from speechgpt_gen.models.errors import ConfigError
 from speechgpt_gen.models.speech_tokenizer.semantic_encoder import SemanticEncoder, SemanticEncoderConfig
 from speechgpt_gen.models.training import semantic_units
 from speechgpt_gen.models.training.batches import BucketBatches
-from speechgpt_gen.models.training.corpus import Corpus
+from speechgpt_gen.models.training.corpus import Corpus, Utterance
 from speechgpt_gen.models.training.loop import LoopConfig
 from speechgpt_gen.models.training.prepare import prepare
 from speechgpt_gen.models.training.semantic_units import SemanticUnitsConfig
@@ -53,8 +53,8 @@ def test_an_encoder_may_be_run_in_two_parts(layers: int) -> None:
 
 
 def test_batches_are_heard_once_and_come_again_in_another_order(tmp_path: Path) -> None:
-    frames = [50] * 40
-    batches, heard = BucketBatches(frames, 200, 50, seed=3), list[int]()
+    said = [Utterance(f"u{n}", "ann", "sentence", "", "train", "a", 0, 16_000) for n in range(40)]
+    batches, heard = BucketBatches([u.frames for u in said], 200, 50, seed=3), list[int]()
 
     def hear(number: int) -> Heard:
         heard.append(number)
@@ -63,19 +63,32 @@ def test_batches_are_heard_once_and_come_again_in_another_order(tmp_path: Path) 
             some, some, torch.tensor([5, 4]), torch.tensor(number), torch.zeros(0, dtype=torch.int64), some[:0]
         )
 
-    again = HeardOnce(tmp_path, batches, frames, 24 / 3600, hear)
+    again = HeardOnce(tmp_path, batches, said, 24 / 3600, hear)
     assert again.count == 6, "24 s are six batches of four seconds"
     epochs = [[again.number(6 * epoch + at) for at in range(6)] for epoch in range(3)]
     assert all(sorted(epoch) == list(range(6)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
     first = [again(number) for number in epochs[0]]
-    later = HeardOnce(tmp_path, batches, frames, 24 / 3600, hear)
+    later = HeardOnce(tmp_path, batches, said, 24 / 3600, hear)
     for number, one in zip(epochs[0], first, strict=True):
         other = later(number)
         assert other.first == number
         assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(one, other, strict=True))
     assert heard == epochs[0]
-    assert HeardOnce(tmp_path, batches, frames, 1.0, hear).count == batches.per_epoch
+    assert HeardOnce(tmp_path, batches, said, 1.0, hear).count == batches.per_epoch
+
+
+def test_what_was_kept_of_something_else_is_heard_anew(corpus: Corpus, tmp_path: Path) -> None:
+    start = SemanticEncoder(ENCODER)
+    semantic_units.train(corpus, tmp_path, CONFIG, start=start, until=4)
+    files = sorted((tmp_path / "heard").iterdir())
+    for changed in (
+        replace(CONFIG, clean=1.0, loop=replace(LOOP, steps=10)),
+        replace(CONFIG, clean=1.0, batch_seconds=4.0, loop=replace(LOOP, steps=14)),
+    ):
+        before = [path.read_bytes() for path in files]
+        semantic_units.train(corpus, tmp_path, changed, start=start)
+        assert all(path.read_bytes() != old for path, old in zip(files, before, strict=True))
 
 
 def test_a_run_on_what_was_kept_equals_one_that_hears_it_anew(
@@ -105,18 +118,23 @@ def test_a_reader_hears_the_units_that_it_learns_once(
 ) -> None:
     start = SemanticEncoder(ENCODER).eval()
     config = SemanticUnitsConfig(ENCODER, LOOP, 6.0, keep=1.0, reading_steps=6, hold=1, hear_hours=3 / 3600)
+    calls, lower = list[int](), SemanticEncoder.lower
+
+    def counted(self: SemanticEncoder, mel: torch.Tensor, layers: int, start: int = 0) -> torch.Tensor:
+        calls.append(layers)
+        return lower(self, mel, layers, start)
+
+    monkeypatch.setattr(SemanticEncoder, "lower", counted)
     made = semantic_units.train(corpus, tmp_path, config, start=start)
-    assert list((tmp_path / "reader" / "heard").iterdir())
+    for layers, folder in ((2, tmp_path / "reader" / "heard"), (1, tmp_path / "heard")):
+        assert 0 < calls.count(layers) == len(list(folder.iterdir())) < 6, "all layers for the reader, the held one"
     for name, value in start.named_parameters():
         stays = name.startswith(("front.", "transformer.layers.0."))
         assert torch.equal(made.encoder.get_parameter(name), value) == stays, name
-    calls: Iterator[int] = iter(range(1000))
-    lower = SemanticEncoder.lower
-    monkeypatch.setattr(SemanticEncoder, "lower", lambda *given: (next(calls), lower(*given))[1])
-    semantic_units.train(corpus, tmp_path, config, start=start)
-    assert next(calls) == 0, "a run that is over hears nothing"
 
 
 def test_nothing_is_kept_of_layers_that_learn() -> None:
     with pytest.raises(ConfigError, match=r"units\.hold"):
         SemanticUnitsConfig(hear_hours=1.0)
+    with pytest.raises(ConfigError, match="2 layers"):
+        SemanticUnitsConfig(ENCODER, hold=3)
