@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 STAGE ?= tokenizer
-CORPUS ?= $(firstword $(wildcard data/speech ../*/data/speech)) $(patsubst %/manifest.tsv,%,$(wildcard build/dialogues/manifest.tsv))
+CORPUS ?= $(firstword $(wildcard data/speech ../*/data/speech)) $(patsubst %/manifest.tsv,%,$(wildcard build/dialogues/manifest.tsv build/listening/manifest.tsv))
+WORDNET ?= /usr/share/wordnet
 RESULTS ?= $(wildcard ../*/gpu)
 
-.PHONY: serve test fast dialogues gpu-pack test-gpu bench-gpu clean
+.PHONY: serve test fast dialogues listening gpu-pack test-gpu bench-gpu clean
 
 serve: $(VENV)/.serve
 	$(BIN)/speechgpt-gen serve
@@ -57,6 +58,14 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 dialogues: $(VENV)/.serve
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[synthesise]"
 	$(BIN)/speechgpt-gen train prepare build/dialogues --run build/dialogues-run --synthesise --mixtures 300 --exercises 150 --jobs 2
+
+# More to hear: WordNet's examples, and the corpus' questions in other words, read by an engine that is quick.
+listening: $(VENV)/.serve
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[synthesise]"
+	mkdir -p build/listening-texts
+	cp $(firstword $(CORPUS))/pairs.tsv build/listening-texts
+	$(BIN)/python -m speechgpt_gen.models.training.synthesis.wordnet $(WORDNET) build/listening-texts --beside $(firstword $(CORPUS))
+	$(BIN)/speechgpt-gen train prepare build/listening --run build/listening-run --synthesise --engines pico --texts build/listening-texts --reworded 11000 --exercises 150 --jobs 2
 
 # What a bare GPU machine needs to train STAGE, in folders of at most 60 MiB; models/training/gpu_slice.sh takes them.
 gpu-pack: $(VENV)/.serve

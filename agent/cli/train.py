@@ -50,6 +50,9 @@ def prepare(
     exercises: Annotated[
         int, typer.Option(min=0, help="With --synthesise: new sums, spellings and the like of each rule, as text.")
     ] = 0,
+    reworded: Annotated[
+        int, typer.Option(min=0, help="With --synthesise: nothing but so many training questions, in other words.")
+    ] = 0,
     most: Annotated[int | None, typer.Option(min=1, help="With --synthesise: recordings at most.")] = None,
     seed: Annotated[int, typer.Option(help="With --synthesise: who reads what, and how fast.")] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
@@ -80,7 +83,7 @@ def prepare(
             from ...models.training.synthesis.build import Plan, build
 
             names = tuple(name.strip() for name in engines.split(","))
-            plan = Plan(texts, names, mixtures, seed=seed, most=most, exercises=exercises)
+            plan = Plan(texts, names, mixtures, seed=seed, most=most, exercises=exercises, reworded=reworded)
             count, left_out = build(plan, corpora[-1], pool)
             typer.echo(f"{corpora[-1]}: {count} recordings made, {left_out} could not be")
         made = decode(corpora, run / "corpus", limits=Limits(max_seconds, min_rate=min_rate), check=check, pool=pool)

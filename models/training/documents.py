@@ -102,11 +102,12 @@ def documents(
             for _ in range(recipe.chat * len(times(pair))):
                 converse("chat", pair, None, None, length)
     for u in usable:
+        if u.kind in ("sentence", "nothing"):  # a sound without speech: the turn ends without a word
+            made.append(Document("write", None, u, None, heard(u)))
+        if u.speaker in recipe.heard_only:
+            continue
         if u.kind == "sentence":
-            made.append(Document("write", None, u, None, heard(u)))
             made += [Document("read", None, None, u, said(u))] * recipe.read
-        elif u.kind == "nothing":  # a sound without speech: the turn ends without a word
-            made.append(Document("write", None, u, None, heard(u)))
         elif u.kind == "question" and rng.random() < recipe.read_question:
             made.append(Document("read", None, None, u, said(u)))
     return made

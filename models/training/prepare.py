@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from ..errors import AudioError, ConfigError
 from .corpus import Corpus
 from .sources import TURN, Recording, read_sources, rows_of
-from .synthesis.other_words import other_words
+from .synthesis.other_words import ways_of
 
 SAMPLE_RATE = 16_000
 _FILES_A_PART = 200
@@ -250,18 +250,9 @@ def _keep_texts(sources: Sequence[Path], cache: Path) -> None:
     """Pairs as texts, from `pairs.tsv` where there is one: earlier turns, and other words for what is asked."""
     tables = [table for source in sources if (table := source / "pairs.tsv").is_file()]
     rows = [row for table in tables for row in rows_of(table, ("pair", "question", "answer"))]
-    kept = {_plain(row["question"]) for row in rows if row.get("split") == "valid"}
-    made = []
-    for row in rows:
-        split, template = row.get("split") or "train", row.get("template", "")
-        ways = other_words(template, row["question"]) if split == "train" else []
-        made.append(
-            {"pair": row["pair"], "split": split, "question": row["question"], "answer": row["answer"],
-             "before": row["history"].split(TURN) if row.get("history") else [],
-             "ways": [way for way in ways if _plain(way) not in kept]}
-        )  # fmt: skip
+    made = [
+        {"pair": row["pair"], "split": row.get("split") or "train", "question": row["question"],
+         "answer": row["answer"], "before": row["history"].split(TURN) if row.get("history") else [], "ways": ways}
+        for row, ways in zip(rows, ways_of(rows), strict=True)
+    ]  # fmt: skip
     (cache / "pairs.json").write_text(json.dumps(made))
-
-
-def _plain(text: str) -> str:
-    return " ".join("".join(c if c.isalnum() else " " for c in text.lower()).split())

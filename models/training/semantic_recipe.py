@@ -53,6 +53,9 @@ class SemanticRecipe:
     read: int = 1
     """Times an epoch that each sentence is read out."""
     read_question: float = 0.35
+    heard_only: tuple[str, ...] = ()
+    """Speakers of the corpus whose sentences and questions are never read out: an engine that is quick to make many
+    hours to listen to need not be one to sound like."""
     listen_weight: float = 0.5
     text_weight: float = 4.0
     """Text is a tenth of the targets and all of the understanding."""

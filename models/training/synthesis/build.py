@@ -35,6 +35,7 @@ from .kokoro import (
     real_speaker,
     voices_file,
 )
+from .other_words import ways_of
 
 _SHARD = 256
 _SECOND_READING = 5
@@ -61,7 +62,8 @@ class Plan:
     """What to build. texts: a folder with `pairs.tsv` and `sentences.tsv`, of which either may be missing, and perhaps
     `speakers.tsv`; mixtures: Kokoro speakers drawn besides; answerer: who reads all answers; most: recordings at most;
     turns: whether the dialogue templates of the package are added; exercises: how many of each rule are added as text,
-    read by nobody (`exercises.py`)."""
+    read by nobody (`exercises.py`); reworded: instead of the pairs as they are and of `nothing`, read so many training
+    questions in other words (`other_words.py`), exercises among them: more to hear, beside the corpus of the pairs."""
 
     texts: Path | None
     engines: tuple[str, ...] = ("kokoro",)
@@ -72,6 +74,7 @@ class Plan:
     turns: bool = True
     exercises: int = 0
     nothing: int = 70
+    reworded: int = 0
 
     def speakers(self) -> list[str]:
         """Everybody who reads, those kept for judging left out."""
@@ -120,6 +123,18 @@ def exercises_of(plan: Plan) -> list[dict[str, str]]:
     ]  # fmt: skip
 
 
+def reworded_of(plan: Plan) -> list[tuple[str, str]]:
+    """(pair, question) for `reworded` pairs that training may hear, each in one of its other words."""
+    rng = random.Random(f"reworded {plan.seed}")
+    recorded, unheard = pairs_of(plan), exercises_of(plan)
+    made = [(row["pair"], rng.choice(ways)) for row, ways in zip(recorded, ways_of(recorded), strict=True) if ways]
+    made += [(row["pair"], row["question"]) for row in unheard]  # asked in such words as they are
+    if not made:
+        raise ConfigError("no training question is known in other words: give --texts with templates, or --exercises")
+    rng.shuffle(made)
+    return made[: plan.reworded]
+
+
 def jobs_of(plan: Plan, speakers: Sequence[str]) -> list[Job]:
     """Every recording, in a fixed shuffled order; `most` keeps the first ones."""
     if not speakers:
@@ -132,7 +147,9 @@ def jobs_of(plan: Plan, speakers: Sequence[str]) -> list[Job]:
         speaker, speed = rng.choice(speakers), round(rng.uniform(0.85, 1.2), 2)
         return Job(name, kind, text, pair, split, *((answerer, 1.0) if kind == "answer" else (speaker, speed)))
 
-    for number, row in enumerate(pairs_of(plan)):
+    if plan.reworded:
+        made += [job(f"{pair}w", "question", text, pair, "train") for pair, text in reworded_of(plan)]
+    for number, row in enumerate([] if plan.reworded else pairs_of(plan)):
         pair, split = row["pair"], row["split"]
         made.append(job(f"{pair}q", "question", row["question"], pair, split))
         made.append(job(f"{pair}a", "answer", row["answer"], pair, split))
@@ -141,7 +158,8 @@ def jobs_of(plan: Plan, speakers: Sequence[str]) -> list[Job]:
     table = plan.texts / "sentences.tsv" if plan.texts is not None else None
     for number, row in enumerate(rows_of(table, ("text",)) if table is not None and table.is_file() else []):
         made.append(job(row.get("id") or f"s{number:05d}", "sentence", row["text"], "", row.get("split") or "train"))
-    made += [Job(f"n{n:05d}", "nothing", "", split="valid" if n % 20 == 19 else "train") for n in range(plan.nothing)]
+    sounds = range(0 if plan.reworded else plan.nothing)
+    made += [Job(f"n{n:05d}", "nothing", "", split="valid" if n % 20 == 19 else "train") for n in sounds]
     random.Random(plan.seed).shuffle(made)
     return made[: plan.most]
 

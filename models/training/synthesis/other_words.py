@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,21 @@ def wordings(template: str) -> tuple[str, ...]:
     """Every way to ask a template's question, its slots open; none for a template that is not known."""
     table = _tables().get(template, {"known": [], "ask": []})
     return (*(known for known in table["known"] if known != _ANY), *table["ask"])
+
+
+def ways_of(rows: Sequence[Mapping[str, str]]) -> list[list[str]]:
+    """Other words for the question of each row of `pairs.tsv` that is trained on; none that a held-out one has."""
+    kept = {_plain(row["question"]) for row in rows if row.get("split") == "valid"}
+    return [
+        [way for way in other_words(row.get("template", ""), row["question"]) if _plain(way) not in kept]
+        if (row.get("split") or "train") == "train"
+        else []
+        for row in rows
+    ]
+
+
+def _plain(text: str) -> str:
+    return " ".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
 
 
 def _flat(tables: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, list[str]]]]:

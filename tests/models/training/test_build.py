@@ -101,6 +101,29 @@ def test_exercises_are_learnt_as_text_and_read_by_nobody(plan: Plan, tmp_path: P
     assert not any(u.pair.startswith("x") for u in corpus.utterances)
 
 
+def test_a_corpus_to_listen_to_asks_training_questions_in_other_words(plan: Plan, tmp_path: Path) -> None:
+    assert plan.texts is not None
+    rows = "math.half\tWhat is half of six?\tThree.\ttrain\nmath.half\tWhat is half of two?\tOne.\tvalid\n"
+    (plan.texts / "pairs.tsv").write_text("template\tquestion\tanswer\tsplit\n" + rows)
+    build(plan, tmp_path / "first", progress=False)
+    (plan.texts / "sentences.tsv").write_text("id\ttext\nmore0\tThe sea is calm.\n")
+    made, _ = build(replace(plan, reworded=1000, exercises=1), tmp_path / "second", progress=False)
+    fewer, _ = build(replace(plan, reworded=9, exercises=1), tmp_path / "third", progress=False)
+    assert made > fewer == 9 + 1
+    both = prepare([tmp_path / "first", tmp_path / "second"], tmp_path / "cache", progress=False)
+    more = [u for u in both.utterances if u.id.endswith("w")]
+    assert {(u.kind, u.split) for u in more} == {("question", "train")}
+    assert len({u.pair for u in more}) == made - 1, "one reading of a pair"
+    for u in more:
+        pair = both.texts[u.pair]
+        assert u.text == pair.question if u.pair.startswith("x") else u.text in pair.ways
+    assert not any(u.pair == "p00001" for u in more), "what is held out is not asked"
+    assert both.by_id["more0"].kind == "sentence"
+    assert {u.pair for u in more} > {"p00000"}
+    with pytest.raises(ConfigError, match="other words"):
+        build(replace(plan, texts=None, reworded=9), tmp_path / "fourth", progress=False)
+
+
 def test_speakers_are_mixed_of_all_voices_but_those_that_judge() -> None:
     names = ["af_sky", "bm_daniel", "ef_dora", "zm_yunxi", WHISPERED, *HELD_OUT]
     made = mixtures(names, 60, seed=1)

@@ -147,6 +147,18 @@ def test_sentences_are_read_and_pairs_are_heard_as_often_as_asked(
     assert {kind: kinds.count(kind) for kind in set(kinds)} == {"dialogue": 2, "write": 2, "read": 1}
 
 
+def test_who_is_heard_only_is_written_down_and_answered_and_never_read(
+    corpus: Corpus, spoken: dict[str, Spoken], vocabulary: SpeechVocabulary
+) -> None:
+    corpus.utterances.append(replace(corpus.utterances[1], kind="sentence"))
+    settings = recipe(chat=0, read=2, read_question=1.0)
+    everything = [(d.kind, d.heard, d.spoken) for d in documents(corpus, spoken, vocabulary, settings, "train")]
+    heard_only = replace(settings, heard_only=("ann",))
+    kept = [(d.kind, d.heard, d.spoken) for d in documents(corpus, spoken, vocabulary, heard_only, "train")]
+    assert kept == [made for made in everything if made[0] != "read"]
+    assert [kind for kind, _, _ in kept] == ["dialogue", "dialogue", "write", "write"]
+
+
 def test_a_word_is_spelled_before_it_begins_to_sound(
     corpus: Corpus, spoken: dict[str, Spoken], vocabulary: SpeechVocabulary
 ) -> None:
