@@ -51,7 +51,7 @@ def prepare(
         int, typer.Option(min=0, help="With --synthesise: new sums, spellings and the like of each rule, as text.")
     ] = 0,
     reworded: Annotated[
-        int, typer.Option(min=0, help="With --synthesise: nothing but so many training questions, in other words.")
+        int, typer.Option(min=0, help="With --synthesise: instead of the pairs, so many training questions reworded.")
     ] = 0,
     most: Annotated[int | None, typer.Option(min=1, help="With --synthesise: recordings at most.")] = None,
     seed: Annotated[int, typer.Option(help="With --synthesise: who reads what, and how fast.")] = 0,

@@ -102,7 +102,7 @@ def documents(
             for _ in range(recipe.chat * len(times(pair))):
                 converse("chat", pair, None, None, length)
     for u in usable:
-        if u.kind in ("sentence", "nothing"):  # a sound without speech: the turn ends without a word
+        if u.kind in ("sentence", "nothing"):  # in a sound without speech there is nothing to write: the turn just ends
             made.append(Document("write", None, u, None, heard(u)))
         if u.speaker in recipe.heard_only:
             continue
