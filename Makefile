@@ -61,6 +61,7 @@ dialogues: $(VENV)/.serve
 
 # More to hear: WordNet's examples, and the corpus' questions in other words, read by an engine that is quick.
 listening: $(VENV)/.serve
+	@test -n "$(CORPUS)" || { echo "error: no corpus to reword: make listening CORPUS=FOLDER" >&2; exit 1; }
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[synthesise]"
 	mkdir -p build/listening-texts
 	cp $(firstword $(CORPUS))/pairs.tsv build/listening-texts

@@ -25,6 +25,7 @@ from .batches import PackedRows
 from .corpus import Corpus, Pair, Utterance
 from .extract import Spoken
 from .semantic_recipe import SemanticRecipe
+from .synthesis.other_words import plain_words
 
 
 @dataclass(frozen=True)
@@ -139,9 +140,9 @@ class Builder:
         text = pair.question
         if pair.ways and rng.random() < self.recipe.other_words:
             text = pair.ways[int(rng.integers(len(pair.ways)))]
-        kept, words = set(_plain(pair.answer)), []
+        kept, words = set(plain_words(pair.answer)), []
         for word in text.split():
-            if rng.random() >= self.recipe.misheard or not kept.isdisjoint(_plain(word)):
+            if rng.random() >= self.recipe.misheard or not kept.isdisjoint(plain_words(word)):
                 words.append(word)
             elif rng.random() < 0.5:
                 other = self.unrelated[int(rng.integers(len(self.unrelated)))].question.split()
@@ -178,10 +179,6 @@ class Builder:
         elif pair is not None:
             made = made + sequences.planned(self.vocabulary, pair.answer)
         return made
-
-
-def _plain(text: str) -> list[str]:
-    return "".join(c if c.isalnum() else " " for c in text.lower()).split()
 
 
 class Packed(NamedTuple):

@@ -55,7 +55,7 @@ class SemanticRecipe:
     read_question: float = 0.35
     heard_only: tuple[str, ...] = ()
     """Speakers of the corpus whose sentences and questions are never read out: an engine that is quick to make many
-    hours to listen to need not be one to sound like."""
+    hours to listen to need not be one to sound like. Those that a corpus lacks are passed over."""
     listen_weight: float = 0.5
     text_weight: float = 4.0
     """Text is a tenth of the targets and all of the understanding."""

@@ -167,8 +167,8 @@ def jobs_of(plan: Plan, speakers: Sequence[str]) -> list[Job]:
 def build(plan: Plan, folder: Path, pool: Executor | None = None, progress: bool = True) -> tuple[int, int]:
     """Make the corpus in `folder`, or what is missing of it; recordings made and left out.
 
-    Raises ConfigError for texts that cannot be read or a folder made with another plan, ModelNotFoundError for an
-    engine that is not installed.
+    Raises ConfigError for texts that cannot be read or reworded, or a folder made with another plan,
+    ModelNotFoundError for an engine that is not installed.
     """
     speakers = plan.speakers()
     jobs = jobs_of(plan, speakers)

@@ -43,17 +43,18 @@ def wordings(template: str) -> tuple[str, ...]:
 
 def ways_of(rows: Sequence[Mapping[str, str]]) -> list[list[str]]:
     """Other words for the question of each row of `pairs.tsv` that is trained on; none that a held-out one has."""
-    kept = {_plain(row["question"]) for row in rows if row.get("split") == "valid"}
+    kept = {tuple(plain_words(row["question"])) for row in rows if row.get("split") == "valid"}
     return [
-        [way for way in other_words(row.get("template", ""), row["question"]) if _plain(way) not in kept]
+        [way for way in other_words(row.get("template", ""), row["question"]) if tuple(plain_words(way)) not in kept]
         if (row.get("split") or "train") == "train"
         else []
         for row in rows
     ]
 
 
-def _plain(text: str) -> str:
-    return " ".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
+def plain_words(text: str) -> list[str]:
+    """Words in lower case without punctuation, by which texts are told to be the same."""
+    return "".join(c if c.isalnum() else " " for c in text.lower()).split()
 
 
 def _flat(tables: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, list[str]]]]:

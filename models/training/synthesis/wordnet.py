@@ -18,6 +18,7 @@ from typing import Final
 
 from ...errors import ConfigError, SpeechGPTGenError
 from ..sources import rows_of
+from .other_words import plain_words
 
 _SPOKEN: Final = re.compile(r"[A-Za-z][A-Za-z' ,\-?!]+")
 _WORDS: Final = range(6, 19)
@@ -27,7 +28,10 @@ _SHARED: Final = 5
 
 
 def examples(folder: Path) -> Iterator[str]:
-    """Every example of use in WordNet's `data.*` that is a sentence of plain words, as it is written there."""
+    """Every example of use in WordNet's `data.*` that is a sentence of plain words, as it is written there.
+
+    Raises ConfigError when the folder holds none of these tables.
+    """
     tables = sorted(folder.glob("data.*"))
     if not tables:
         raise ConfigError(f"no data.noun and the like in {folder}: give the folder of WordNet's database")
@@ -44,21 +48,18 @@ def examples(folder: Path) -> Iterator[str]:
 def sentences(found: Iterable[str], known: Iterable[str], held_out: Iterable[str], seed: int = 0) -> list[str]:
     """`found` as sentences, each once, shuffled; without those that are `known` or share five words with `held_out`."""
     runs = {run for text in held_out for run in _runs(text)}
-    seen, made = {_key(text) for text in known}, []
+    seen, made = {tuple(plain_words(text)) for text in known}, []
     for text in found:
-        if _key(text) not in seen and runs.isdisjoint(_runs(text)):
-            seen.add(_key(text))
+        words = tuple(plain_words(text))
+        if words not in seen and runs.isdisjoint(_runs(text)):
+            seen.add(words)
             made.append(text[0].upper() + text[1:] + ("" if text[-1] in "?!" else "."))
     random.Random(seed).shuffle(made)
     return made
 
 
-def _key(text: str) -> str:
-    return " ".join(re.sub("[^a-z ]", "", text.lower()).split())
-
-
 def _runs(text: str) -> Iterator[tuple[str, ...]]:
-    words = _key(text).split()
+    words = plain_words(text)
     return (tuple(words[n : n + _SHARED]) for n in range(len(words) - _SHARED + 1))
 
 
