@@ -26,6 +26,7 @@ from .corpus import Corpus, Pair, Utterance
 from .extract import Spoken
 from .semantic_recipe import SemanticRecipe
 from .synthesis.other_words import plain_words
+from .unit_noise import blur
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,8 @@ class Builder:
         views = [view[u.id] for view in self.noisy if u.id in view and (view[u.id].words or not u.text)]
         s = [self.spoken[u.id], *views][int(rng.integers(len(views) + 1))]
         words = [TimedWord(w, min(e + self.recipe.delay, len(s.units))) for w, e in zip(s.words, s.ends, strict=True)]
-        return sequences.heard(self.vocabulary, s.units.tolist(), words)
+        units = blur(s.units, rng, near=self.recipe.near_units, lost=self.recipe.lost_units)
+        return sequences.heard(self.vocabulary, units.tolist(), words)
 
     def question(self, pair: Pair, rng: np.random.Generator) -> str:
         """What a pair asks, perhaps in other words and as it might be heard."""

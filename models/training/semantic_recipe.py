@@ -68,6 +68,10 @@ class SemanticRecipe:
     """Learn what decoding asks for, or every next token (first stage of a text model that has never seen units)."""
     unit_noise: float = 0.0
     """Share of the units fed that are replaced by random ones: heard ones err, and so do the model's own."""
+    near_units: float = 0.0
+    """Share of the units heard that are off by one level of a digit, as in another voice (`unit_noise.blur`)."""
+    lost_units: float = 0.0
+    """Share of the units heard that are lost, a syllable or less at a time."""
     evaluate_every: int = 0
     """Steps between losses of the held-out split (0: at the end only)."""
 

@@ -68,6 +68,9 @@ class SemanticUnitsConfig:
     keep their meaning, and what was trained on them need not be trained again: a reader learns to read them as they
     are (`reading_steps`), then stays as it is and the encoder goes on; or one of another shape takes its place."""
     reading_steps: int = 900
+    reader_learns: bool = False
+    """Where units are kept, the reader goes on with the encoder, and so does the spread of their digits: units come to
+    tell more, and `keep` may be small, but they move, and what was trained on them has to learn them again."""
     whisper: str | None = None
     """Folder of a Whisper model (CTranslate2) whose encoder's first layers the semantic encoder starts from."""
     hold: int = 0
@@ -99,7 +102,8 @@ class SemanticUnits(nn.Module):
 
     def __init__(self, config: SemanticUnitsConfig, speakers: int) -> None:
         super().__init__()
-        self.fixed, self.held = config.freeze_encoder or config.keep > 0, config.held
+        kept = config.keep > 0 and not config.reader_learns
+        self.fixed, self.held = config.freeze_encoder or kept, config.held
         self.encoder = SemanticEncoder(config.encoder)
         self.reader = SemanticReader(config.encoder, len(SYMBOLS), speakers)
         # Five numbers a frame carry little gradient; read before them too and the encoder learns much sooner.
@@ -182,7 +186,7 @@ def train(
         module.encoder.spread.load_state_dict(start.spread.state_dict())
         if alike:
             module.early.load_state_dict(read.early.state_dict())
-        module.reader.requires_grad_(False)
+        module.reader.requires_grad_(config.reader_learns)
         kept = deepcopy(start).eval().to(device)
     module.to(device)
     recordings = Recordings(corpus, device)

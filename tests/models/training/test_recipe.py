@@ -273,6 +273,13 @@ def test_units_keep_their_meaning_as_much_as_they_are_told_to(run: Path, tmp_pat
         moved.append(float((before - after).detach().abs().mean()))
     assert 0 < 3 * moved[1] < moved[0]
 
+    # A reader that learns along leaves what it had learnt of the units as they were, and their spread is that of now.
+    settings = replace(config, keep=0.1, reader_learns=True, reading_steps=2, loop=loop)
+    made = semantic_units.train(corpus, tmp_path / "along", settings, start=start)
+    read = torch.load(tmp_path / "along" / "reader" / "checkpoint.pt", weights_only=True)["module"]
+    assert not torch.equal(made.reader.characters.weight, read["reader.characters.weight"])
+    assert not torch.equal(made.encoder.spread.running_mean, start.spread.running_mean)
+
 
 def test_an_encoder_of_another_shape_takes_the_place_of_one_whose_units_are_kept(run: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(RECIPE)
