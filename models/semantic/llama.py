@@ -230,7 +230,7 @@ class _Attention(nn.Module):
             # Repeating the few key heads is quicker on a CPU than SDPA's own grouping, which leaves the fused kernel.
             k, v = (t.repeat_interleave(self.groups, dim=2) if self.groups > 1 else t for t in (k, v))
             q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-            attended = attend(q, k, v, mask, causal=mask is None).transpose(1, 2)
+            attended = (attend(q, k, v, causal=True) if mask is None else attend_packed(q, k, v, mask)).transpose(1, 2)
         out: Tensor = self.o_proj(attended.reshape(batch, new, -1))
         return out
 
@@ -280,6 +280,20 @@ class _RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+def attend_packed(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, piece: int = 192) -> Tensor:
+    """`attend` for queries, keys and values (B, H, T, D) under a `mask` (B, 1, T, T) that shows nobody what is later.
+
+    A CPU takes so many queries at a time and leaves out the keys after them: a third of the work on rows of 768.
+    """
+    if q.is_cuda:
+        return attend(q, k, v, mask)
+    made: list[Tensor] = []
+    for start in range(0, q.shape[2], piece):
+        end = min(start + piece, q.shape[2])
+        made.append(attend(q[:, :, start:end], k[:, :, :end], v[:, :, :end], mask[:, :, start:end, :end]))
+    return torch.cat(made, dim=2)
 
 
 def _joined(*linears: nn.Linear) -> nn.Linear:

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from speechgpt_gen.kernels.attention import attend
 from speechgpt_gen.models.errors import ConfigError, EngineError
-from speechgpt_gen.models.semantic.llama import SemanticConfig, SemanticModel
+from speechgpt_gen.models.semantic.llama import SemanticConfig, SemanticModel, attend_packed
 
 TINY = {
     "vocab_size": 61,
@@ -80,6 +81,18 @@ def test_packed_rows_equal_separate_ones() -> None:
         packed = model(torch.cat([first, second], dim=1), positions=positions, mask=mask)
         torch.testing.assert_close(packed[:, :5], model(first), atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(packed[:, 5:], model(second), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("piece", [3, 8, 64])
+def test_attention_of_packed_rows_in_pieces_equals_the_whole(piece: int) -> None:
+    q, k, v = (torch.randn(2, 3, 21, 4, requires_grad=True) for _ in range(3))
+    document = torch.randint(0, 3, (2, 21)).sort(dim=1).values
+    mask = (document[:, :, None] == document[:, None]).tril()[:, None]
+    outputs = [attend(q, k, v, mask), attend_packed(q, k, v, mask, piece)]
+    torch.testing.assert_close(outputs[1], outputs[0])
+    weight = torch.randn_like(outputs[0])
+    for whole, pieces in zip(*(torch.autograd.grad(y, (q, k, v), weight) for y in outputs), strict=True):
+        torch.testing.assert_close(pieces, whole)
 
 
 def test_trains_in_bfloat16() -> None:
