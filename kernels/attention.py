@@ -109,3 +109,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, causa
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     attended: Tensor = scores.softmax(-1).to(v.dtype) @ v
     return attended
+
+
+def attend_packed(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, piece: int = 192) -> Tensor:
+    """`attend` for queries, keys and values (B, H, T, D) under a `mask` (B, 1, T, T) that shows nobody what is later.
+
+    A CPU takes so many queries at a time and leaves out the keys after them: a third of the work on rows of 768.
+    """
+    if q.is_cuda:
+        return attend(q, k, v, mask)
+    made: list[Tensor] = []
+    for start in range(0, q.shape[2], piece):
+        end = min(start + piece, q.shape[2])
+        made.append(attend(q[:, :, start:end], k[:, :, :end], v[:, :, :end], mask[:, :, start:end, :end]))
+    return torch.cat(made, dim=2)

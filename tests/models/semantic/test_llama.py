@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechgpt_gen.kernels.attention import attend
+from speechgpt_gen.kernels.attention import attend, attend_packed
 from speechgpt_gen.models.errors import ConfigError, EngineError
-from speechgpt_gen.models.semantic.llama import SemanticConfig, SemanticModel, attend_packed
+from speechgpt_gen.models.semantic.llama import SemanticConfig, SemanticModel
 
 TINY = {
     "vocab_size": 61,
