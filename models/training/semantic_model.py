@@ -92,7 +92,7 @@ def train(
     builder = Builder(corpus, spoken, vocabulary, recipe, noisy)
     batches = PackedBatches(builder, documents(corpus, spoken, vocabulary, recipe, "train"), recipe)
     held_out = documents(corpus, spoken, vocabulary, recipe, "valid")
-    plainly = replace(recipe, unit_noise=0.0, misheard=0.0)
+    plainly = replace(recipe, unit_noise=0.0, near_units=0.0, lost_units=0.0, misheard=0.0)
     clean = Builder(corpus, spoken, vocabulary, plainly)
     judged = PackedBatches(clean, held_out, plainly) if held_out else None
 

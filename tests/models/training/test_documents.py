@@ -201,6 +201,23 @@ def test_documents_of_a_row_do_not_see_each_other(
     assert (batch.targets == quiet.targets).all()
 
 
+@pytest.mark.parametrize("noise", ["near_units", "lost_units"])
+def test_what_is_heard_may_be_blurred_and_its_targets_are_not(
+    corpus: Corpus, spoken: dict[str, Spoken], vocabulary: SpeechVocabulary, noise: str
+) -> None:
+    (document,) = (
+        d for d in documents(corpus, spoken, vocabulary, recipe(), "train") if d.heard is corpus.utterances[4]
+    )
+    plain, blurred = (
+        Builder(corpus, spoken, vocabulary, settings).build(document, np.random.default_rng(0))
+        for settings in (recipe(), recipe(**{noise: 1.0}))
+    )
+    assert blurred.targets == plain.targets
+    apart = [(a, b) for a, b in zip(blurred.tokens, plain.tokens, strict=True) if a != b]
+    assert len(apart) > 20
+    assert all(vocabulary.n_text <= token < vocabulary.n_text + N_UNITS for pair in apart for token in pair)
+
+
 def test_what_was_told_is_remembered_over_other_turns_and_a_pronoun_is_not(
     corpus: Corpus, spoken: dict[str, Spoken], vocabulary: SpeechVocabulary
 ) -> None:
