@@ -134,11 +134,12 @@ def normalise(text: str) -> str:
     text = re.sub(r"(?<=\w)/(?=\w)", " ", text)
     text = _UNSPOKEN.sub(" ", to_ascii(text))
     text = re.sub(r"\s+(?=[.,!?;:])", "", text)
+    text = re.sub(r"([.,!?;:])[.,!?;:]+", r"\1", text)
     text = re.sub(r"(?<=[A-Za-z]{2}[.,!?;:])(?=[A-Za-z]{2})", " ", text)
     words = [word for word in text.split() if any(c.isalnum() for c in word)]
     if not words:
         raise TextError("the text has nothing that can be spoken: give at least one letter or digit")
-    return " ".join(re.sub(r"([.,!?;:])[.,!?;:]+", r"\1", word).lstrip("-.,!?;:") for word in words)
+    return " ".join(word.lstrip("-.,!?;:") for word in words)
 
 
 def sentences(text: str) -> list[str]:

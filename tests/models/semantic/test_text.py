@@ -1,7 +1,7 @@
 """Text as it is spoken."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from speechgpt_gen.models.errors import TextError
@@ -59,6 +59,7 @@ def test_any_text_becomes_speakable_words_or_a_text_error(text: str) -> None:
 
 
 @given(st.text(alphabet="ab1$%,-/ \u00b0", max_size=40))
+@example("1,,aa")
 def test_normalising_twice_changes_nothing(text: str) -> None:
     try:
         once = normalise(text)
