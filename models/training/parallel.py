@@ -6,6 +6,7 @@ resume bit for bit on as many processes; the whole weights are gathered beside t
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ class World:
             return cls()
         if not dist.is_initialized():
             dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+            # Threads of the group that are still there when the interpreter goes abort the process now and then.
+            atexit.register(_leave)
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property
@@ -51,6 +54,11 @@ class World:
         """Until all processes have come here."""
         if self.size > 1:
             dist.barrier()
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 ALONE = World()
