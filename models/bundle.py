@@ -67,6 +67,9 @@ class BundleConfig:
             )
         if self.tokenizer.codebook_size != N_UNITS:
             raise ConfigError(f"the tokenizer has {self.tokenizer.codebook_size} units, the vocabulary {N_UNITS}")
+        told, known = self.tokenizer.semantic.detail, self.semantic.detail
+        if told != known:
+            raise ConfigError(f"the tokenizer hears {told} digits of detail, the semantic model takes {known}")
 
 
 @dataclass(frozen=True)

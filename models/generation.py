@@ -28,6 +28,7 @@ from .semantic.pieces import Message, Piece, Transcript, Unit
 from .semantic.sampling import SamplingOptions
 from .semantic.session import SemanticSession
 from .semantic.text import normalise
+from .semantic.vocabulary import N_UNITS
 from .speech_tokenizer.semantic_encoder import SemanticState
 from .voice import MAX_VOICE_SECONDS, MIN_VOICE_SECONDS, Voice
 from .voice_prompts import VoicePrompts
@@ -50,7 +51,10 @@ class Ear(Protocol):
         ...
 
     def step(self, pcm: NDArray[np.float32], state: Any, *, end: bool) -> tuple[list[int], Any]:
-        """Units known by the next `LISTEN_SAMPLES` samples of a stream, or by its last ones, at most so many."""
+        """Units known by the next `LISTEN_SAMPLES` samples of a stream, or by its last ones, at most so many.
+
+        They are as a listener takes them (`speech_tokenizer/detail.py`).
+        """
         ...
 
 
@@ -65,7 +69,7 @@ class PlainEar:
 
     def step(self, pcm: NDArray[np.float32], state: SemanticState, *, end: bool) -> tuple[list[int], SemanticState]:
         wav = torch.from_numpy(pcm).to(self._bundle.device)
-        units, state = self._bundle.tokenizer.encode_semantic_chunk(wav, state, end=end)
+        units, state = self._bundle.tokenizer.hear_chunk(wav, state, end=end)
         return units.tolist(), state
 
 
@@ -223,7 +227,7 @@ class Listener:
     def _convert(self) -> Answering:
         last = self._last_units()
         for index in (*self._heard, *last):
-            yield Unit(index)
+            yield Unit(index % N_UNITS)  # detail is for who listens
 
     def _last_units(self) -> list[int]:
         """Units of what is left of the turn, as its end; the ear goes on as if nothing had ended."""

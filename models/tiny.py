@@ -31,7 +31,7 @@ def _build() -> Bundle:
     vocabulary = SpeechVocabulary.train_bpe(_TEXTS, size=120)
     config = BundleConfig(
         tokenizer=StreamingTokenizerConfig(
-            semantic=SemanticEncoderConfig(bands=16, dim=16, layers=1, heads=2, window=16, lookahead=2),
+            semantic=SemanticEncoderConfig(bands=16, dim=16, layers=1, heads=2, window=16, lookahead=2, detail=3),
             encoder_dim=16,
             encoder_layers=1,
             decoder_dim=16,
@@ -50,6 +50,7 @@ def _build() -> Bundle:
             num_key_value_heads=2,
             tie_word_embeddings=False,
             max_position_embeddings=2048,
+            detail=3,
         ),
         perceptual=BlockCausalConfig(latent_dim=8, dim=16, depth=2, heads=2, ff_mult=2.0, window_frames=20),
         voices=("first", "second"),
@@ -90,6 +91,8 @@ def _talk_briefly(semantic: SemanticModel, vocabulary: SpeechVocabulary) -> None
             parameter.normal_(std=0.15)
     semantic.model.embed_tokens.weight.normal_()
     semantic.lm_head.weight.normal_(std=0.1)
+    if semantic.model.embed_detail is not None:
+        semantic.model.embed_detail.weight.normal_(std=0.5)
     likelier = (
         *((token, 0.2) for token in range(vocabulary.n_text) if vocabulary.piece(token).startswith(" ")),
         (vocabulary.listen, 0.65),

@@ -52,7 +52,10 @@ def _extended(rows: Tensor, vocabulary: SpeechVocabulary, name: str) -> Tensor:
 
 
 def save_hugging_face(model: SemanticModel, vocabulary: SpeechVocabulary, folder: Path) -> None:
-    """Write config.json, model.safetensors and the vocabulary's files; `transformers` loads it as LlamaForCausalLM."""
+    """Write config.json, model.safetensors and the vocabulary's files; `transformers` loads it as LlamaForCausalLM.
+
+    A LLaMA knows no detail of heard units, so what is learnt of it stays behind: this one hears plain units.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     config = model.config.to_hf() | {
         "pad_token_id": vocabulary.pad,
@@ -62,5 +65,6 @@ def save_hugging_face(model: SemanticModel, vocabulary: SpeechVocabulary, folder
     }
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     state = {name: value.detach().cpu().float().contiguous() for name, value in model.state_dict().items()}
+    state.pop("model.embed_detail.weight", None)
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     vocabulary.save(folder)

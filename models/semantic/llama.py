@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ...kernels.attention import attend, attend_packed, attention_with_kvcache
 from ..errors import ConfigError
+from ..speech_tokenizer.detail import DETAIL_LEVELS, levels_of
 from .cache import KVCache
 
 
@@ -34,11 +35,18 @@ class SemanticConfig:
     rms_norm_eps: float = 1e-5
     tie_word_embeddings: bool = True
     max_position_embeddings: int = 4096
+    detail: int = 0
+    """Digits of a heard unit's detail (`speech_tokenizer/detail.py`); no part of a LLaMA."""
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if name != "tie_word_embeddings" and not value > 0:
+            if name not in ("tie_word_embeddings", "detail") and not value > 0:
                 raise ConfigError(f"semantic model: {name} must be positive, not {value}")
+        if not self.detail >= 0 or self.vocab_size * (1 + DETAIL_LEVELS**self.detail) > 1 << 63:
+            raise ConfigError(
+                f"semantic model: detail = {self.detail} digits and a vocabulary of {self.vocab_size} "
+                "do not go into 63 bits: make detail smaller"
+            )
         if self.hidden_size % (2 * self.num_attention_heads):
             raise ConfigError(
                 f"semantic model: hidden_size {self.hidden_size} does not split into "
@@ -96,7 +104,7 @@ class SemanticConfig:
             "hidden_act": "silu",
             "attention_bias": False,
             "mlp_bias": False,
-            **asdict(self),
+            **{name: value for name, value in asdict(self).items() if name != "detail"},
         }
 
 
@@ -123,7 +131,8 @@ class SemanticModel(nn.Module):
     ) -> Tensor:
         """Logits of the token after each of `tokens`.
 
-        tokens: int64 (B, T). cache: keys and values of what came before; `tokens` are appended to it in place.
+        tokens: int64 (B, T), units that are heard with their detail (`vocabulary.heard`). cache: keys and values of
+        what came before; `tokens` are appended to it in place.
         positions: int (B, T) rotary positions, by default counted on from the cache's length; packed training rows
         restart them at each document. mask: bool (B, 1, T, T), True = may attend, for packed rows without a cache;
         by default causal. Returns (B, T, V). Raises EngineError when the cache is full.
@@ -171,6 +180,7 @@ class _Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_detail = _DetailEmbedding(config.detail, config.hidden_size) if config.detail else None
         self.layers = nn.ModuleList(_Layer(config, i) for i in range(config.num_hidden_layers))
         self.norm = _RMSNorm(config)
 
@@ -181,7 +191,7 @@ class _Decoder(nn.Module):
         if positions is None:
             start = 0 if cache is None else cache.length
             positions = torch.arange(start, start + new, device=tokens.device)[None]
-        x = self.embed_tokens(tokens)
+        x = self.embed(tokens)
         rotation = _rotation(positions, self.config.head_dim, self.config.rope_theta)
         for layer in self.layers:
             x = layer(x, rotation, cache, mask)
@@ -189,6 +199,33 @@ class _Decoder(nn.Module):
             cache.length += new
         states: Tensor = self.norm(x)
         return states
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, T), units among them with or without detail -> (B, T, hidden)."""
+        if self.embed_detail is None:
+            return self.embed_tokens(tokens)  # type: ignore[no-any-return]
+        size = self.config.vocab_size
+        return self.embed_tokens(tokens % size) + self.embed_detail(tokens // size)  # type: ignore[no-any-return]
+
+
+class _DetailEmbedding(nn.Embedding):
+    """Detail (B, T) -> (B, T, hidden): the sum of a vector for the level of each digit, and nothing for none.
+
+    It starts from nothing, so that a model which knew no detail goes on as it was.
+    """
+
+    def __init__(self, digits: int, hidden: int) -> None:
+        super().__init__(digits * DETAIL_LEVELS, hidden)
+        self.digits = digits
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+
+    def forward(self, detail: Tensor) -> Tensor:
+        first = DETAIL_LEVELS * torch.arange(self.digits, device=detail.device)
+        rows = (levels_of(detail, self.digits) + first).view(-1, self.digits)
+        told = F.embedding_bag(rows, self.weight, mode="sum").view(*detail.shape, -1)
+        return torch.where(detail[..., None] > 0, told, 0.0)
 
 
 class _Layer(nn.Module):
@@ -308,7 +345,7 @@ def _rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Embedding):
+    if isinstance(module, nn.Linear | nn.Embedding) and not isinstance(module, _DetailEmbedding):
         nn.init.normal_(module.weight, std=0.02)
 
 

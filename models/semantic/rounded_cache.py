@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..speech_tokenizer.detail import DETAIL_LEVELS
 from .grammar import Grammar
 from .layout import open_answer, open_speech
 from .llama import SemanticModel
@@ -24,8 +25,11 @@ def cache_scales(model: SemanticModel, grammar: Grammar) -> Tensor:
     """Fp32 (layers, 2, kv heads): what 1.0 in an fp8 cache is worth, for keys and for values."""
     vocabulary = grammar.vocabulary
     spoken = [vocabulary.unit(index) for index in range(0, N_UNITS, 8)]
+    details = torch.randint(DETAIL_LEVELS**model.config.detail, (N_UNITS,), generator=torch.Generator().manual_seed(0))
+    told = 1 + details if model.config.detail else torch.zeros_like(details)
+    heard = [vocabulary.heard(index + N_UNITS * int(told[index])) for index in range(0, N_UNITS, 8)]
     letters = vocabulary.character_ids.nonzero().flatten().tolist()[:32]
-    tokens = [*open_speech(vocabulary), *spoken, vocabulary.eosp, vocabulary.eoh, *open_answer(vocabulary, "text")]
+    tokens = [*open_speech(vocabulary), *heard, vocabulary.eosp, vocabulary.eoh, *open_answer(vocabulary, "text")]
     tokens += [*letters, vocabulary.ua, *letters, vocabulary.sosp, *spoken[::-1], vocabulary.eosp]
     cache = model.empty_cache(len(tokens))
     model.hidden(torch.tensor([tokens], device=cache.keys.device), cache)

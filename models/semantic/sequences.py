@@ -86,10 +86,10 @@ def heard(
 ) -> Labelled:
     """A spoken user's turn for the transducer.
 
-    units: (T,) units of the recording; words: in order, each is to be written once units[:end] have been fed (add the
-    delay you want to `end`); words that end after the last unit are written after `<eosp>`. An end before its
-    predecessor's counts as the predecessor's, one below 1 as 1. final: close the turn (`<eosp>` words `<eoh>`); False
-    makes the beginning of a turn that goes on, without the words that are not due.
+    units: (T,) units of the recording, detail included; words: in order, each is to be written once units[:end] have
+    been fed (add the delay you want to `end`); words that end after the last unit are written after `<eosp>`. An end
+    before its predecessor's counts as the predecessor's, one below 1 as 1. final: close the turn (`<eosp>` words
+    `<eoh>`); False makes the beginning of a turn that goes on, without the words that are not due.
     """
     made = Labelled()
     made.feed(layout.open_speech(vocabulary))
@@ -104,7 +104,7 @@ def heard(
             made.produce(vocabulary.encode(word.text))
 
     for frame, unit in enumerate(units, start=1):
-        made.feed([vocabulary.unit(unit)])
+        made.feed([vocabulary.heard(unit)])
         write_due(frame)
         made.say(vocabulary.listen)
     if final:

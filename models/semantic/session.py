@@ -89,7 +89,7 @@ class SemanticSession:
         """Units as they are listened to; before the first of a turn, what opens it is fed."""
         if units and len(self._tokens) == self._history:
             self._feed(layout.open_speech(self._vocabulary))
-        return [(self._vocabulary.unit(unit), self._vocabulary.listen) for unit in units]
+        return [(self._vocabulary.heard(unit), self._vocabulary.listen) for unit in units]
 
     def _listen(self, given: Sequence[_Given], answer: Opening | None = None) -> Drawn | None:
         """Feed what is given; after each token let the model write text tokens until it prefers that token's stop.

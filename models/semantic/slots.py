@@ -226,7 +226,7 @@ class SlotModel:
     def states(self, tokens: Tensor, slots: Tensor, starts: Tensor) -> Tensor:
         """Last states (B, T, hidden) of tokens (B, T) put at `starts` (B,) int32 of `slots` (B,) int32."""
         model, eps = self.model.model, self.model.config.rms_norm_eps
-        x: Tensor = model.embed_tokens(tokens)
+        x: Tensor = model.embed(tokens)
         cos, sin = self.rotary
         layers: Iterable[Any] = model.layers
         scales = [(None, None)] * len(self.cache) if self.cache_scales is None else self.cache_scales

@@ -19,6 +19,8 @@ def steer(semantic: SemanticModel, constant: float, likelier: Iterable[tuple[int
         if name.endswith(("o_proj.weight", "down_proj.weight")):
             parameter[0] = 0.0
     semantic.model.embed_tokens.weight[:, 0] = constant
+    if semantic.model.embed_detail is not None:
+        semantic.model.embed_detail.weight[:, 0] = 0.0
     head = semantic.lm_head.weight
     head[:, 0] = 0.0
     for token, weight in likelier:

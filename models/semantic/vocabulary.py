@@ -129,14 +129,23 @@ class SpeechVocabulary:
             raise ValueError(f"semantic unit {index} is outside 0..{N_UNITS - 1}")
         return self.n_text + index
 
+    def heard(self, index: int) -> int:
+        """What stands for a unit as it is heard (`speech_tokenizer/detail.py`): its token plus `size` times its detail.
+
+        A model whose config has `detail` takes such numbers for tokens; one without takes plain units alone.
+        """
+        detail, unit = divmod(index, N_UNITS)
+        return self.unit(unit) + self.size * detail
+
     def is_unit(self, token: int) -> bool:
-        return self.n_text <= token < self.n_text + N_UNITS
+        """Whether a token is a unit, with or without detail."""
+        return self.n_text <= token % self.size < self.n_text + N_UNITS
 
     def unit_index(self, token: int) -> int:
-        """Semantic unit of a unit token."""
+        """Semantic unit of a unit token, without its detail."""
         if not self.is_unit(token):
             raise ValueError(f"token {token} is not a semantic unit")
-        return token - self.n_text
+        return token % self.size - self.n_text
 
     # Files
 

@@ -123,7 +123,7 @@ class _Piece:
         before = [next(waiting) if keeps else None for keeps in self._front_keeps]
         local, front = encoder.front.step(encoder.mel(padded), before)
         hidden, keys = self._attend(local.transpose(1, 2), cache)
-        self._units.copy_(encoder.quantize(hidden)[1][0])
+        self._units.copy_(encoder.heard(hidden)[0])
         after = (padded[:, -context.shape[-1] :], *(each for each in front if each is not None), keys)
         for ours, new in zip(self._later, after, strict=True):
             ours.copy_(new)

@@ -16,8 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .causal import AttentionState, CausalConv1d, CausalTransformer, Chain, Gelu, State
+from .detail import Detail
+from .fsq import FiniteScalarQuantizer
 
 HOP = 320
+UNITS = FiniteScalarQuantizer.levels**FiniteScalarQuantizer.digits
 _MEL_HOP, _WINDOW = 160, 400
 
 
@@ -60,34 +63,6 @@ class LogMel(nn.Module):
         return ((mel + 4.0) / 4.0).transpose(1, 2)
 
 
-class FiniteScalarQuantizer(nn.Module):
-    """1024 units: five numbers, each rounded to one of four levels (arXiv 2309.15505). No codebook can collapse."""
-
-    digits = 5
-    levels = 4
-
-    def bound(self, z: Tensor) -> Tensor:
-        """Real digits in (-0.5, 3.5), shape as z (..., 5)."""
-        return (torch.tanh(z) + 1.0) * (self.levels / 2) - 0.5
-
-    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """(..., 5) -> levels in [-1, 1] with a straight-through gradient (..., 5), and units (...)."""
-        bounded = self.bound(z.float())
-        digits = bounded.round().clamp(0, self.levels - 1)
-        value = bounded + (digits - bounded).detach()
-        return value / 1.5 - 1.0, self.index(digits)
-
-    def index(self, digits: Tensor) -> Tensor:
-        """Digits 0..3 (..., 5) -> unit (...) int64."""
-        weights = self.levels ** torch.arange(self.digits, device=digits.device)
-        return (digits.long() * weights).sum(-1)
-
-    def value(self, units: Tensor) -> Tensor:
-        """Units (...) -> levels in [-1, 1], shape (..., 5)."""
-        weights = self.levels ** torch.arange(self.digits, device=units.device)
-        return ((units[..., None] // weights) % self.levels).float() / 1.5 - 1.0
-
-
 @dataclass(frozen=True)
 class SemanticEncoderConfig:
     """Sizes of the semantic branch; `lookahead`, `window` and `block` are in frames of 20 ms.
@@ -104,6 +79,8 @@ class SemanticEncoderConfig:
     lookahead: int = 6
     block: int = 1
     reader_dim: int = 256
+    detail: int = 0
+    """Digits of four levels that a listener is told of a frame beyond its unit (`detail.py`)."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +96,8 @@ class SemanticState:
 
 
 class SemanticEncoder(nn.Module):
-    """Waveform (B, N) -> units (B, ceil(N / 320)). A unit sees a window of past, and of the future the block that it is
-    known with, `lookahead` frames after its own."""
+    """Waveform (B, N) -> units as they are heard (B, ceil(N / 320)). A unit sees a window of past, and of the future
+    the block that it is known with, `lookahead` frames after its own."""
 
     def __init__(self, config: SemanticEncoderConfig) -> None:
         super().__init__()
@@ -137,6 +114,12 @@ class SemanticEncoder(nn.Module):
         # Keeps each digit's values spread over its four levels; without it the units gather in a few codes.
         self.spread = nn.BatchNorm1d(FiniteScalarQuantizer.digits, affine=False)
         self.quantizer = FiniteScalarQuantizer()
+        self.detail = Detail(config.dim, config.detail) if config.detail else None
+
+    def start_from(self, other: SemanticEncoder) -> None:
+        """Take the weights of an encoder of this shape; its detail, if both have some."""
+        own, theirs = self.state_dict(), other.state_dict()
+        self.load_state_dict({name: theirs.get(name, value) for name, value in own.items()})
 
     def digits(self, hidden: Tensor) -> Tensor:
         """States (B, T, dim) -> what is quantised (B, T, 5), not yet bounded."""
@@ -145,6 +128,11 @@ class SemanticEncoder(nn.Module):
     def quantize(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """States (B, T, dim) -> levels in [-1, 1] (B, T, 5) and units (B, T)."""
         return self.quantizer(self.digits(hidden))  # type: ignore[no-any-return]
+
+    def heard(self, hidden: Tensor) -> Tensor:
+        """States (B, T, dim) -> units as a listener takes them (B, T) int64: with their detail, if there is any."""
+        _, units = self.quantize(hidden)
+        return units if self.detail is None else units + UNITS * self.detail(hidden)
 
     def hidden(self, mel: Tensor, start: int = 0) -> Tensor:
         """Mel (B, bands, 2 * (T + lookahead)) -> states (B, T, dim); `start` is the index of the first frame."""
@@ -167,7 +155,7 @@ class SemanticEncoder(nn.Module):
         return self.mel(F.pad(wav, (self.mel.context, tail)))  # type: ignore[no-any-return]
 
     def forward(self, wav: Tensor) -> Tensor:
-        return self.quantize(self.hidden(self.mel_frames(wav)))[1]
+        return self.heard(self.hidden(self.mel_frames(wav)))
 
     def init_state(self) -> SemanticState:
         """State of a stream that has heard nothing (batch 1)."""
@@ -181,7 +169,7 @@ class SemanticEncoder(nn.Module):
         )
 
     def step(self, wav: Tensor, state: SemanticState, *, end: bool = False) -> tuple[Tensor, SemanticState]:
-        """Next samples (N,) of a stream -> units (t,) known by now; at `end` the frames held back come too."""
+        """Next samples (N,) of a stream -> units (t,) as they are heard, known by now; at `end` those held back too."""
         pending = torch.cat([state.pending, wav[None].to(state.pending)], -1)
         if end and (pending.shape[-1] > 0 or state.attention.position > 0):
             tail = -pending.shape[-1] % HOP + self.config.lookahead * HOP
@@ -194,7 +182,7 @@ class SemanticEncoder(nn.Module):
         local, front = self.front.step(self.mel(padded), state.front)
         hidden, attention = self.transformer.step(local.transpose(1, 2), state.attention)
         dropped = min(state.skip, hidden.shape[1])
-        units = self.quantize(hidden[:, dropped:])[1][0]
+        units = self.heard(hidden[:, dropped:])[0]
         context = padded[:, padded.shape[-1] - self.mel.context :]
         return units, SemanticState(pending[:, whole:], context, front, attention, state.skip - dropped)
 

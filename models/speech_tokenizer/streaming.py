@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .semantic_encoder import HOP, SemanticEncoder, SemanticEncoderConfig, SemanticState
+from .semantic_encoder import HOP, UNITS, SemanticEncoder, SemanticEncoderConfig, SemanticState
 from .spectral import AcousticDecoder, AcousticEncoder, DecoderState
 
 
@@ -78,6 +78,10 @@ class StreamingSpeechTokenizer(nn.Module):
 
     def encode_semantic(self, wav: Tensor) -> Tensor:
         """Units only: (B, 1, N) -> (B, ceil(N / 320)) int64."""
+        return self.hear(wav).remainder(UNITS)
+
+    def hear(self, wav: Tensor) -> Tensor:
+        """Units as a listener takes them, with their detail (`detail.py`): (B, 1, N) -> (B, ceil(N / 320)) int64."""
         return self.semantic(wav[:, 0])  # type: ignore[no-any-return]
 
     def encode(self, wav: Tensor, n_q: int | None = None) -> Tensor:
@@ -108,10 +112,8 @@ class StreamingSpeechTokenizer(nn.Module):
         """State of a stream of user audio that has heard nothing."""
         return self.semantic.init_state()
 
-    def encode_semantic_chunk(
-        self, wav: Tensor, state: SemanticState, end: bool = False
-    ) -> tuple[Tensor, SemanticState]:
-        """Next samples (N,) -> units (t,) known by now; `lookahead` frames are held back until `end`."""
+    def hear_chunk(self, wav: Tensor, state: SemanticState, end: bool = False) -> tuple[Tensor, SemanticState]:
+        """Next samples (N,) -> units (t,) of `hear` known by now; `lookahead` frames are held back until `end`."""
         return self.semantic.step(wav, state, end=end)
 
     def decoder_state(self, batch: int = 1) -> DecoderState:

@@ -134,7 +134,9 @@ class Builder:
         views = [view[u.id] for view in self.noisy if u.id in view and (view[u.id].words or not u.text)]
         s = [self.spoken[u.id], *views][int(rng.integers(len(views) + 1))]
         words = [TimedWord(w, min(e + self.recipe.delay, len(s.units))) for w, e in zip(s.words, s.ends, strict=True)]
-        units = blur(s.units, rng, near=self.recipe.near_units, lost=self.recipe.lost_units)
+        units, detail = blur(s.units, s.detail, rng, near=self.recipe.near_units, lost=self.recipe.lost_units)
+        if detail is not None and rng.random() >= self.recipe.without_detail:
+            units = units + N_UNITS * detail
         return sequences.heard(self.vocabulary, units.tolist(), words)
 
     def question(self, pair: Pair, rng: np.random.Generator) -> str:
@@ -184,7 +186,8 @@ class Builder:
 
 
 class Packed(NamedTuple):
-    """Rows of documents: tokens, targets and the number of the document of each token, (B, T) int64."""
+    """Rows of documents: tokens (what is heard with its detail), targets and the number of the document of each token,
+    (B, T) int64."""
 
     tokens: Tensor
     targets: Tensor
@@ -217,10 +220,11 @@ class PackedBatches(Dataset[Packed]):
                 here = slice(at, at + len(made))
                 tokens[row, here], targets[row, here], number[row, here] = made.tokens, made.targets, count
                 at += len(made)
-        noisy = (rng.random(shape) < self.recipe.unit_noise) & (tokens >= vocabulary.n_text)
-        noisy &= tokens < vocabulary.n_text + N_UNITS
+        plain = tokens % vocabulary.size  # without the detail of what is heard
+        noisy = (rng.random(shape) < self.recipe.unit_noise) & (plain >= vocabulary.n_text)
+        noisy &= plain < vocabulary.n_text + N_UNITS
         tokens[noisy] = vocabulary.n_text + rng.integers(N_UNITS, size=int(noisy.sum()))
         if self.recipe.loss == "all":
             follows = (number[:, 1:] == number[:, :-1]) & (number[:, 1:] >= 0) & (targets[:, :-1] == IGNORED)
-            targets[:, :-1][follows] = tokens[:, 1:][follows]
+            targets[:, :-1][follows] = tokens[:, 1:][follows] % vocabulary.size
         return Packed(*(torch.from_numpy(each) for each in (tokens, targets, number)))

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..speech_tokenizer.semantic_encoder import UNITS
 from .augment import augment
 from .corpus import Corpus
 from .precision import mixed
@@ -25,12 +26,14 @@ _BLANK, _SPACE = 0, 1
 @dataclass(frozen=True)
 class Spoken:
     """One utterance as units (T,) int16 and its whitespace words with `ends` (the frame at which each is recognised)
-    and `cuts` (the frame at which its sound gives way to the next word's)."""
+    and `cuts` (the frame at which its sound gives way to the next word's). detail: of the units as they are heard (T,)
+    int64, if the encoder tells any."""
 
     units: NDArray[np.int16]
     words: list[str]
     ends: list[int]
     cuts: list[int]
+    detail: NDArray[np.int64] | None = None
 
 
 def align(log_probs: Tensor, targets: list[list[int]], frames: list[int]) -> list[NDArray[np.int64]]:
@@ -103,7 +106,7 @@ def extract(
     everything = corpus.utterances
     recordings = Recordings(corpus, next(module.parameters()).device)
     batches = batches_of(everything, batch_seconds, 0, fill=False)
-    units: dict[str, NDArray[np.int16]] = {}
+    heard: dict[str, NDArray[np.int64]] = {}
     places: dict[str, tuple[list[int], list[int]]] = {}
     for step in range(batches.per_epoch):
         chosen = [everything[i] for i in batches(step)]
@@ -112,7 +115,7 @@ def extract(
         mel = module.encoder.mel_frames(wav if noise is None else augment(wav, noise))
         with mixed(mel.device):
             hidden = module.encoder.hidden(mel)
-            _, index = module.encoder.quantize(hidden)
+            index = module.encoder.heard(hidden)
             # Read before quantisation: half as many errors, so words are placed better.
             logits = module.early(hidden).float().log_softmax(-1)
         index = index.cpu()
@@ -120,14 +123,14 @@ def extract(
         targets = [_targets(chosen[i].text) for i in usable]
         paths = align(logits[usable], targets, [frames[i] for i in usable]) if usable else []
         for row, u in enumerate(chosen):
-            units[u.id] = index[row, : frames[row]].numpy().astype(np.int16)
+            heard[u.id] = index[row, : frames[row]].numpy()
         for i, states in zip(usable, paths, strict=True):
             found = _locate(chosen[i].text.split(), states)
             if found is not None:
                 places[chosen[i].id] = found
         if step % 50 == 49:
-            print(f"extracted {len(units)}/{len(everything)}", flush=True)
-    _save(path, [u.id for u in everything], units, places)
+            print(f"extracted {len(heard)}/{len(everything)}", flush=True)
+    _save(path, [u.id for u in everything], heard, places)
 
 
 def _targets(text: str) -> list[int]:
@@ -135,14 +138,16 @@ def _targets(text: str) -> list[int]:
 
 
 def _save(
-    path: Path, ids: list[str], units: dict[str, NDArray[np.int16]], places: dict[str, tuple[list[int], list[int]]]
+    path: Path, ids: list[str], heard: dict[str, NDArray[np.int64]], places: dict[str, tuple[list[int], list[int]]]
 ) -> None:
     none: tuple[list[int], list[int]] = ([], [])
+    detail, units = np.divmod(np.concatenate([heard[i] for i in ids]), UNITS)
     np.savez(
         path,
         ids=np.array(ids),
-        units=np.concatenate([units[i] for i in ids]),
-        frames=np.array([len(units[i]) for i in ids], np.int32),
+        units=units.astype(np.int16),
+        detail=detail if detail.any() else detail[:0],
+        frames=np.array([len(heard[i]) for i in ids], np.int32),
         ends=np.concatenate([np.array(places.get(i, none)[0], np.int16) for i in ids]),
         cuts=np.concatenate([np.array(places.get(i, none)[1], np.int16) for i in ids]),
         words=np.array([len(places.get(i, none)[0]) for i in ids], np.int32),
@@ -153,10 +158,13 @@ def load_spoken(path: Path, corpus: Corpus) -> dict[str, Spoken]:
     """Read what `extract` wrote, by utterance id."""
     with np.load(path, allow_pickle=False) as stored:
         data = {name: stored[name] for name in stored.files}
-    units = np.split(data["units"], np.cumsum(data["frames"])[:-1])
+    at = np.cumsum(data["frames"])[:-1]
+    units = np.split(data["units"], at)
+    told = "detail" in data and len(data["detail"]) > 0
+    detail = np.split(data["detail"], at) if told else [None] * len(units)
     edges = np.cumsum(data["words"])[:-1]
     ends, cuts = np.split(data["ends"], edges), np.split(data["cuts"], edges)
     return {
-        str(name): Spoken(u, corpus.by_id[str(name)].text.split() if len(e) else [], e.tolist(), c.tolist())
-        for name, u, e, c in zip(data["ids"], units, ends, cuts, strict=True)
+        str(name): Spoken(u, corpus.by_id[str(name)].text.split() if len(e) else [], e.tolist(), c.tolist(), d)
+        for name, u, e, c, d in zip(data["ids"], units, ends, cuts, detail, strict=True)
     }

@@ -2,6 +2,7 @@
 
     RUN/corpus/                samples of the corpus           `prepare`
     RUN/units/                 stage one of the tokenizer      `tokenizer`
+    RUN/detail.safetensors     detail of what is heard         `tokenizer`
     RUN/spoken.npz             units and places of words       `tokenizer`
     RUN/acoustic/              stage two of the tokenizer      `tokenizer`
     RUN/followed.safetensors   codebook 0, of units kept       `tokenizer`
@@ -39,7 +40,7 @@ from ..semantic.llama import SemanticModel
 from ..semantic.vocabulary import SpeechVocabulary
 from ..speech_tokenizer.streaming import StreamingSpeechTokenizer
 from ..voice import Voice
-from . import acoustic, decoder, perceptual_model, semantic_model, semantic_units
+from . import acoustic, decoder, perceptual_model, reading, semantic_model, semantic_units
 from .corpus import Corpus
 from .extract import Spoken, extract, load_spoken
 from .loop import LoopConfig
@@ -132,7 +133,7 @@ def train_tokenizer(run: Path, recipe: Recipe, start: Bundle | None = None) -> N
     encoder = None if codec is None else codec.semantic
     semantic_units.train(corpus, run / "units", recipe.units, device=device(), start=encoder)
     if not (run / "spoken.npz").is_file():
-        extract(corpus, _stage_one(run, recipe, corpus).to(device()), run / "spoken.npz")
+        extract(corpus, _stage_one(run, recipe, corpus, start).to(device()), run / "spoken.npz")
     units = all_units(corpus, load_spoken(run / "spoken.npz", corpus))
     if recipe.units.keep:
         hours, path = recipe.acoustic.follow_hours, run / "followed.safetensors"
@@ -152,8 +153,8 @@ def load_tokenizer(run: Path, recipe: Recipe, corpus: Corpus, start: Bundle | No
     else:
         tokenizer = StreamingSpeechTokenizer(recipe.acoustic.tokenizer)
         restore(tokenizer, run / "acoustic")
-    if start is None or trained:
-        tokenizer.take(_stage_one(run, recipe, corpus).encoder)
+    if trained or start is None or recipe.units.encoder.detail != start.tokenizer.config.semantic.detail:
+        tokenizer.take(_stage_one(run, recipe, corpus, start, read=False).encoder)
     if (run / "followed.safetensors").is_file():
         tokenizer.codebooks.vectors[0] = load_file(run / "followed.safetensors")["vectors"]
     if (run / "decoder").is_dir():
@@ -161,16 +162,28 @@ def load_tokenizer(run: Path, recipe: Recipe, corpus: Corpus, start: Bundle | No
     return tokenizer.eval()
 
 
-def _stage_one(run: Path, recipe: Recipe, corpus: Corpus, start: Bundle | None = None) -> semantic_units.SemanticUnits:
-    """What stage one made, or the units of the model to start from with a reader of their own."""
-    if start is None or (run / "units").is_dir():
+def _stage_one(
+    run: Path, recipe: Recipe, corpus: Corpus, start: Bundle | None = None, *, read: bool = True
+) -> semantic_units.SemanticUnits:
+    """What stage one made, or the units of the model to start from with, if asked, a reader of their own; either with
+    the detail that the recipe wants."""
+    trained = start is None or (run / "units").is_dir()
+    wanted = recipe.units.encoder
+    if start is not None:
+        _same("detail", start.tokenizer.config.semantic.detail or wanted.detail, wanted.detail)
+    if start is None or trained:
         made = semantic_units.SemanticUnits(recipe.units, len(corpus.speakers))
         restore(made, run / "units")
-        return made
-    config = replace(recipe.units, encoder=start.tokenizer.config.semantic)
-    made = semantic_units.SemanticUnits(config, len(corpus.speakers))
-    made.encoder.load_state_dict(start.tokenizer.semantic.state_dict())
-    print(f"reads units of {start.info.name}: CTC {semantic_units.learn_to_read(corpus, made.to(device())):.2f}")
+    else:
+        encoder = replace(start.tokenizer.config.semantic, detail=wanted.detail)
+        made = semantic_units.SemanticUnits(replace(recipe.units, encoder=encoder), len(corpus.speakers))
+        made.encoder.start_from(start.tokenizer.semantic)
+    made.to(device()).eval()
+    before = start.tokenizer.semantic if start is not None and (recipe.units.keep or not trained) else None
+    if wanted.detail and (trained or before is None or before.detail is None):
+        reading.give_detail(run / "detail.safetensors", corpus, made.encoder, before)
+    if read and start is not None and not trained:
+        print(f"reads units of {start.info.name}: CTC {reading.learn_to_read(corpus, made):.2f}")
     return made
 
 
@@ -192,8 +205,11 @@ def train_semantic(run: Path, recipe: Recipe, start: Bundle | None = None) -> No
     """The semantic model, from the units and words that the tokenizer stage left."""
     corpus = Corpus(run / "corpus")
     world = World.join(device())
+    detail = recipe.units.encoder.detail
     if start is not None:
-        _same("semantic model", start.semantic.config, model_config(recipe.semantic, start.vocabulary))
+        theirs = start.semantic.config  # one that knows no detail yet may learn of it
+        ours = model_config(recipe.semantic, start.vocabulary, detail)
+        _same("semantic model", replace(theirs, detail=theirs.detail or detail), ours)
         if world.first:
             start.vocabulary.save(run / "semantic")
         world.wait()
@@ -209,6 +225,7 @@ def train_semantic(run: Path, recipe: Recipe, start: Bundle | None = None) -> No
         device=device(),
         noisy=noisy,
         start=None if start is None else start.semantic,
+        detail=detail,
         world=world,
     )
 
@@ -278,15 +295,18 @@ def export(run: Path, recipe: Recipe, folder: Path, start: Bundle | None = None)
         vocabulary, semantic = start.vocabulary, start.semantic
     else:
         vocabulary = SpeechVocabulary.load(run / "semantic")
-        semantic = SemanticModel(model_config(recipe.semantic, vocabulary))
+        semantic = SemanticModel(model_config(recipe.semantic, vocabulary, tokenizer.config.semantic.detail))
         if recipe.semantic.lora_rank:
             add_lora_(semantic, recipe.semantic.lora_rank, recipe.semantic.lora_alpha)
         restore(semantic, run / "semantic")
         merge_(semantic)
         if start is not None and recipe.blend < 1:
-            before = start.semantic.state_dict()
+            before = start.semantic.state_dict()  # a model that knew no detail takes nothing from it
             semantic.load_state_dict(
-                {k: torch.lerp(before[k], v, recipe.blend) for k, v in semantic.state_dict().items()}
+                {
+                    k: torch.lerp(before.get(k, torch.zeros_like(v)), v, recipe.blend)
+                    for k, v in semantic.state_dict().items()
+                }
             )
     if start is not None and not (run / "perceptual").is_dir():
         perceptual = start.perceptual

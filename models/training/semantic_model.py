@@ -57,6 +57,7 @@ def train(
     device: str = "cpu",
     noisy: Sequence[dict[str, Spoken]] = (),
     start: SemanticModel | None = None,
+    detail: int = 0,
     compiled: bool = False,
     workers: int = 0,
     budget: float | None = None,
@@ -66,6 +67,7 @@ def train(
     """Train the semantic model in `folder`, resuming from its checkpoint.
 
     noisy: the same recordings as heard through noise; start: a model to go on from, whose vocabulary lies in `folder`;
+    detail: digits of the detail of what is heard, which `start` may not know yet;
     workers: processes that build batches; budget: seconds that it may take.
     """
     torch.manual_seed(recipe.loop.seed)
@@ -79,9 +81,9 @@ def train(
         made.save(folder)
     world.wait()
     vocabulary = SpeechVocabulary.load(folder)
-    model = SemanticModel(model_config(recipe, vocabulary)) if base is None else base[0]
-    if start is not None:
-        model.load_state_dict(start.state_dict())
+    model = SemanticModel(model_config(recipe, vocabulary, detail))
+    if before := start or (base[0] if base else None):
+        model.load_state_dict(model.state_dict() | before.state_dict())
     model.to(device)
     if recipe.lora_rank:
         add_lora_(model, recipe.lora_rank, recipe.lora_alpha)

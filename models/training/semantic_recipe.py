@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -72,15 +72,17 @@ class SemanticRecipe:
     """Share of the units heard that are off by one level of a digit, as in another voice (`unit_noise.blur`)."""
     lost_units: float = 0.0
     """Share of the units heard that are lost, a syllable or less at a time."""
+    without_detail: float = 0.0
+    """Share of what is heard that comes as plain units, where the encoder tells detail."""
     evaluate_every: int = 0
     """Steps between losses of the held-out split (0: at the end only)."""
 
 
-def model_config(recipe: SemanticRecipe, vocabulary: SpeechVocabulary) -> SemanticConfig:
-    """The model's shape for a vocabulary."""
+def model_config(recipe: SemanticRecipe, vocabulary: SpeechVocabulary, detail: int = 0) -> SemanticConfig:
+    """The model's shape for a vocabulary and so many digits of detail of what is heard."""
     if recipe.base is not None:
         raw = json.loads((Path(recipe.base) / "config.json").read_text())
-        return SemanticConfig.from_hf({**raw, "vocab_size": vocabulary.size})
+        return replace(SemanticConfig.from_hf({**raw, "vocab_size": vocabulary.size}), detail=detail)
     return SemanticConfig(
         vocab_size=vocabulary.size,
         hidden_size=recipe.hidden_size,
@@ -88,4 +90,5 @@ def model_config(recipe: SemanticRecipe, vocabulary: SpeechVocabulary) -> Semant
         num_hidden_layers=recipe.layers,
         num_attention_heads=recipe.heads,
         num_key_value_heads=recipe.kv_heads,
+        detail=detail,
     )

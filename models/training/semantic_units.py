@@ -162,14 +162,16 @@ def train(
     shape whose units are not kept; ModelNotFoundError when layers are to be held and nobody has them."""
     torch.manual_seed(config.loop.seed)
     module = SemanticUnits(config, len(corpus.speakers))
-    alike = start is not None and start.config == config.encoder
+    alike = start is not None and replace(start.config, detail=config.encoder.detail) == config.encoder
     if start is not None and not alike and not config.keep:
         raise ConfigError("the encoder to start from has another shape: keep its units (units.keep), or start anew")
     if start is not None and alike:
-        module.encoder.load_state_dict(start.state_dict())
+        module.encoder.start_from(start)
     elif (config.whisper or config.hold) and not (folder / "checkpoint.pt").is_file():
         start_from_whisper(module.encoder, Path(config.whisper) if config.whisper else whisper_folder())
     module.encoder.requires_grad_(not config.freeze_encoder)
+    if module.encoder.detail is not None:
+        module.encoder.detail.requires_grad_(False)  # learnt of a finished encoder (`reading.py`)
     if config.hold:
         module.encoder.front.requires_grad_(False)
         module.encoder.transformer.layers[: config.hold].requires_grad_(False)
@@ -250,42 +252,6 @@ def _digits(encoder: SemanticEncoder, wav: Tensor, start: int) -> Tensor:
     """Real digits (B, T, 5) that an encoder hears."""
     with mixed(wav.device):
         return encoder.quantizer.bound(encoder.digits(encoder.hidden(encoder.mel_frames(wav), start)))
-
-
-def learn_to_read(
-    corpus: Corpus, module: SemanticUnits, *, seconds: float = 1800.0, epochs: int = 12, rate: float = 5e-3
-) -> float:
-    """Fit `early` alone, to an encoder that stays as it is; returns its last CTC loss in nats a character.
-
-    The encoder runs once, over `seconds` of the training split: what it knows of them is enough for a linear layer.
-    """
-    module.eval()
-    torch.manual_seed(0)
-    training = [u for u in corpus.split("train") if characters(u.text)]
-    total = sum(u.frames for u in training) / 50
-    chosen = training[:: max(1, round(total / seconds))]
-    recordings = Recordings(corpus, next(module.parameters()).device)
-    batches = batches_of(chosen, 100.0, 0, fill=False)
-    known: list[tuple[Tensor, list[Utterance]]] = []
-    with torch.no_grad():
-        for step in range(batches.per_epoch):
-            part = [chosen[i] for i in batches(step)]
-            mel = module.encoder.mel_frames(recordings.audio(part))
-            with mixed(mel.device):
-                known.append((module.encoder.hidden(mel).float(), part))
-    optimizer = torch.optim.Adam(module.early.parameters())
-    loss = 0.0
-    for epoch in range(epochs):
-        optimizer.param_groups[0]["lr"] = rate * (1 - epoch / epochs)
-        loss = 0.0
-        for number in np.random.default_rng(epoch).permutation(len(known)):
-            hidden, part = known[number]
-            value = ctc(module.early(hidden), part)
-            optimizer.zero_grad()
-            value.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            loss += float(value.detach()) / len(known)
-    return loss
 
 
 @torch.inference_mode()

@@ -114,6 +114,10 @@ def edit(folder: Path, **changes: object) -> None:
     (folder / "config.json").write_text(json.dumps(data | changes))
 
 
+def semantic(folder: Path, **changes: object) -> None:
+    edit(folder, semantic=json.loads((folder / "config.json").read_text())["semantic"] | changes)
+
+
 def resave(path: Path, drop: str | None = None, **extra: torch.Tensor) -> None:
     state = load_file(path)
     if drop is not None:
@@ -135,6 +139,8 @@ def resave(path: Path, drop: str | None = None, **extra: torch.Tensor) -> None:
         (lambda f: edit(f, voices=["first"]), CheckpointError, "second"),
         (lambda f: edit(f, solver={"method": "heun", "nfe": 2}), ConfigError, "heun"),
         (lambda f: edit(f, blocks={"sizes": [0]}), ConfigError, "block"),
+        (lambda f: semantic(f, detail=0), ConfigError, "hears 3 digits of detail, the semantic model takes 0"),
+        (lambda f: semantic(f, detail=29), ConfigError, "do not go into 63 bits"),
         (lambda f: (f / "semantic.safetensors").write_bytes(b"\x00" * 50), CheckpointError, "semantic.safetensors"),
         (lambda f: (f / "semantic.safetensors").write_bytes(b""), CheckpointError, "semantic.safetensors"),
         (lambda f: resave(f / "semantic.safetensors", "lm_head.weight"), CheckpointError, "lm_head.weight"),

@@ -40,6 +40,7 @@ def small() -> object:
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=4,
+        detail=tiny.tokenizer.semantic.detail,
     )
     return replace(tiny, semantic=semantic, voices=("random",))
 

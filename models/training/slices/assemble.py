@@ -49,7 +49,7 @@ def assemble_slices(folders: Sequence[Path], recipe: Recipe, target: Path, *, sh
             raise CheckpointError(f"the {part} model was trained on other units than the tokenizer's: train it anew")
     if (folder := found["semantic"]) is not None:
         vocabulary = SpeechVocabulary.load(folder)
-        semantic = SemanticModel(model_config(recipe.semantic, vocabulary))
+        semantic = SemanticModel(model_config(recipe.semantic, vocabulary, tokenizer.config.semantic.detail))
         load_strict(semantic, read_pieces(folder, "semantic"), folder)
     if (folder := found["perceptual"]) is not None:
         perceptual = BlockCausalFlow(recipe.perceptual.model)

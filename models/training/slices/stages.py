@@ -32,6 +32,7 @@ from ..ablation import Bench
 from ..corpus import Corpus
 from ..extract import Spoken, extract, load_spoken
 from ..precision import mixed
+from ..reading import learn_detail
 from ..recipe import Recipe, all_units, prompt_voice, restore
 from ..recordings import Recordings
 from ..semantic_recipe import model_config
@@ -87,6 +88,8 @@ def tokenizer(run: Slice) -> Figures:
             start=start.semantic,
             budget=machine.left * 0.45,
         ).eval()
+        if units.encoder.detail is not None:
+            learn_detail(run.corpus, units.encoder)
         start.codebooks.vectors.zero_()  # they belong to other units
     extract(run.corpus, units, run.work / "spoken.npz")
     spoken = load_spoken(run.work / "spoken.npz", run.corpus)
@@ -162,7 +165,8 @@ def semantic(run: Slice) -> Figures:
         folder.mkdir(parents=True)
         for name in ("tokenizer.json", "vocabulary.json"):
             shutil.copyfile(source / name, folder / name)
-        start = SemanticModel(model_config(run.recipe.semantic, SpeechVocabulary.load(folder)))
+        detail = base.config.semantic.detail
+        start = SemanticModel(model_config(run.recipe.semantic, SpeechVocabulary.load(folder), detail))
         load_strict(start, read_pieces(source, "semantic"), source)
     model, vocabulary = semantic_model.train(
         run.corpus,
@@ -172,6 +176,7 @@ def semantic(run: Slice) -> Figures:
         device=machine.device,
         noisy=views[1:],
         start=start,
+        detail=base.config.semantic.detail,
         compiled=machine.is_gpu,
         workers=machine.workers,
         budget=machine.left,

@@ -45,6 +45,24 @@ def test_equals_transformers(tied: bool, kv_heads: int) -> None:
     assert SemanticConfig.from_hf(theirs.config.to_dict()) == model.config
 
 
+def test_detail_adds_a_vector_for_the_level_of_each_digit() -> None:
+    model = tiny(detail=3).model
+    heard = 7 + 61 * (1 + (2 + 4 * 0 + 16 * 3))
+    with torch.inference_mode():
+        made, plain = model.embed(torch.tensor([[heard, 7, 5]])), model.embed_tokens(torch.tensor([[7, 7, 5]]))
+    told = model.embed_detail.weight[[2, 4 + 0, 8 + 3]].sum(0)  # type: ignore[index, union-attr]
+    torch.testing.assert_close(made[0, 0], plain[0, 0] + told)
+    assert torch.equal(made[0, 1:], plain[0, 1:])
+
+
+def test_a_model_that_learns_of_detail_starts_as_it_was() -> None:
+    before, after = tiny(), SemanticModel(SemanticConfig(**TINY, detail=2)).eval()
+    after.load_state_dict(after.state_dict() | before.state_dict())
+    tokens = torch.randint(0, 61, (1, 9))
+    with torch.inference_mode():
+        assert torch.equal(after(tokens + 61 * torch.arange(9)), before(tokens))
+
+
 def test_tied_weights_are_saved_once_and_stay_tied() -> None:
     model, other = tiny(tie_word_embeddings=True), SemanticModel(SemanticConfig(**TINY, tie_word_embeddings=True))
     assert "lm_head.weight" not in model.state_dict()

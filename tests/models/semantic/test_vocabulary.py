@@ -46,6 +46,17 @@ def test_units_outside_the_codebook_are_refused() -> None:
         VOCABULARY.unit_index(VOCABULARY.pad)
 
 
+def test_what_is_heard_is_a_unit_with_its_detail() -> None:
+    v = VOCABULARY
+    assert v.heard(7) == v.unit(7)
+    heard = v.heard(7 + 1024 * 5)
+    assert (heard % v.size, heard // v.size) == (v.unit(7), 5)
+    assert v.is_unit(heard)
+    assert v.unit_index(heard) == 7
+    assert not v.is_unit(v.pad + v.size * 5)
+    assert v.decode([*v.encode("the"), heard]) == "the"
+
+
 def test_folding() -> None:
     assert to_ascii(" Caf\u00e9 \u201cna\u00efve\u201d \u2014 it\u2019s\tStra\u00dfe\u2026\u0000 \u65e5\u672c ") == (
         'Cafe "naive" - it\'s Strasse...'

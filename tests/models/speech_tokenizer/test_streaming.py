@@ -8,12 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechgpt_gen.models.speech_tokenizer.semantic_encoder import FiniteScalarQuantizer, SemanticEncoderConfig
+from speechgpt_gen.models.speech_tokenizer.fsq import FiniteScalarQuantizer
+from speechgpt_gen.models.speech_tokenizer.semantic_encoder import SemanticEncoderConfig
 from speechgpt_gen.models.speech_tokenizer.spectral import LOOKAHEAD
 from speechgpt_gen.models.speech_tokenizer.streaming import StreamingSpeechTokenizer, StreamingTokenizerConfig
 
 TINY = StreamingTokenizerConfig(
-    semantic=SemanticEncoderConfig(bands=20, dim=32, layers=2, heads=2, window=6, lookahead=2),
+    semantic=SemanticEncoderConfig(bands=20, dim=32, layers=2, heads=2, window=6, lookahead=2, detail=4),
     encoder_dim=16,
     encoder_layers=1,
     decoder_dim=16,
@@ -44,14 +45,15 @@ def test_units_of_a_stream_equal_units_of_the_whole(
     tokenizer: StreamingSpeechTokenizer, samples: int, points: list[float]
 ) -> None:
     wav = torch.randn(samples, generator=torch.Generator().manual_seed(samples)) * 0.1
-    whole = tokenizer.encode_semantic(wav[None, None])[0]
+    whole = tokenizer.hear(wav[None, None])[0]
     state, units = tokenizer.semantic_state(), []
     for chunk in wav.split(cuts(samples, points)):
-        found, state = tokenizer.encode_semantic_chunk(chunk, state)
+        found, state = tokenizer.hear_chunk(chunk, state)
         units.append(found)
-    found, state = tokenizer.encode_semantic_chunk(wav[:0], state, end=True)
+    found, state = tokenizer.hear_chunk(wav[:0], state, end=True)
     assert torch.equal(torch.cat([*units, found]), whole)
     assert len(whole) == -(-samples // 320)
+    assert torch.equal(tokenizer.encode_semantic(wav[None, None])[0], whole % 1024), "who speaks has no use for detail"
 
 
 @torch.inference_mode()

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from speechgpt_gen.models.semantic.pieces import Message
-from speechgpt_gen.models.semantic.sequences import IGNORED
+from speechgpt_gen.models.semantic.sequences import IGNORED, Labelled
 from speechgpt_gen.models.semantic.vocabulary import N_UNITS, SpeechVocabulary
 from speechgpt_gen.models.training.corpus import Corpus, Pair, Utterance
-from speechgpt_gen.models.training.documents import Builder, PackedBatches, documents
+from speechgpt_gen.models.training.documents import Builder, Document, PackedBatches, documents
 from speechgpt_gen.models.training.extract import Spoken
 from speechgpt_gen.models.training.semantic_recipe import SemanticRecipe
 
@@ -216,6 +216,45 @@ def test_what_is_heard_may_be_blurred_and_its_targets_are_not(
     apart = [(a, b) for a, b in zip(blurred.tokens, plain.tokens, strict=True) if a != b]
     assert len(apart) > 20
     assert all(vocabulary.n_text <= token < vocabulary.n_text + N_UNITS for pair in apart for token in pair)
+
+
+def test_detail_comes_with_what_is_heard_alone_and_only_as_often_as_asked(
+    corpus: Corpus, spoken: dict[str, Spoken], vocabulary: SpeechVocabulary
+) -> None:
+    told = {name: replace(s, detail=np.arange(1, 41)) for name, s in spoken.items()}
+    pool = documents(corpus, told, vocabulary, recipe(), "train")
+    dialogue = next(d for d in pool if d.kind == "dialogue")
+    sentence = next(d for d in pool if d.heard is corpus.utterances[4])
+
+    def built(without: float, document: Document = dialogue) -> Labelled:
+        return Builder(corpus, told, vocabulary, recipe(without_detail=without)).build(
+            document, np.random.default_rng(0)
+        )
+
+    made, plain = built(0.0), built(1.0)
+    detail = [token // vocabulary.size for token in made.tokens]
+    assert [number for number in detail if number] == list(range(1, 41)), "of the question, not of the answer"
+    assert [token % vocabulary.size for token in made.tokens] == plain.tokens
+    assert made.targets == plain.targets
+    often = Builder(corpus, told, vocabulary, recipe(without_detail=0.5))
+    rng = np.random.default_rng(0)
+    with_detail = sum(max(often.build(sentence, rng).tokens) > vocabulary.size for _ in range(200))
+    assert 70 < with_detail < 130
+
+
+def test_noise_takes_the_detail_too_and_no_target_has_any(
+    corpus: Corpus, spoken: dict[str, Spoken], vocabulary: SpeechVocabulary
+) -> None:
+    told = {name: replace(s, detail=np.arange(1, 41)) for name, s in spoken.items()}
+    settings = recipe(unit_noise=1.0, loss="all")
+    builder = Builder(corpus, told, vocabulary, settings)
+    batch = PackedBatches(builder, documents(corpus, told, vocabulary, settings, "train"), settings)[0]
+    assert batch.tokens.max() < vocabulary.size
+    quiet = PackedBatches(builder, documents(corpus, told, vocabulary, settings, "train"), recipe(loss="all"))[0]
+    assert quiet.tokens.max() > vocabulary.size
+    assert quiet.targets.max() < vocabulary.size
+    heard = quiet.tokens[:, 1:] > vocabulary.size
+    assert (quiet.targets[:, :-1][heard] == (quiet.tokens[:, 1:] % vocabulary.size)[heard]).any()
 
 
 def test_what_was_told_is_remembered_over_other_turns_and_a_pronoun_is_not(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
@@ -20,7 +21,7 @@ from speechgpt_gen.models.errors import ConfigError
 from speechgpt_gen.models.semantic.hugging_face import extend_llama
 from speechgpt_gen.models.semantic.vocabulary import SpeechVocabulary
 from speechgpt_gen.models.speech_tokenizer.semantic_encoder import SemanticEncoder
-from speechgpt_gen.models.training import ablation, semantic_model, semantic_units
+from speechgpt_gen.models.training import ablation, reading, semantic_model, semantic_units
 from speechgpt_gen.models.training.corpus import Corpus
 from speechgpt_gen.models.training.extract import Spoken, align, load_spoken
 from speechgpt_gen.models.training.loop import DivergedError, Loop, LoopConfig
@@ -35,14 +36,14 @@ voices = ["ann"]
 prompt_frames = 20
 [units]
 batch_seconds = 6.0
-encoder = {bands = 20, dim = 32, layers = 1, heads = 2, window = 8, lookahead = 2}
+encoder = {bands = 20, dim = 32, layers = 1, heads = 2, window = 8, lookahead = 2, detail = 2}
 loop = {steps = 3, warmup = 1, save_every = 2}
 [acoustic]
 continuous_steps = 2
 batch = 2
 crop_frames = 16
 tokenizer = {encoder_dim = 16, encoder_layers = 1, decoder_dim = 16, decoder_layers = 1, heads = 2, reach = 8, \
-latent_dim = 8, semantic = {bands = 20, dim = 32, layers = 1, heads = 2, window = 8, lookahead = 2}}
+latent_dim = 8, semantic = {bands = 20, dim = 32, layers = 1, heads = 2, window = 8, lookahead = 2, detail = 2}}
 loop = {steps = 4, warmup = 1, save_every = 2}
 [semantic]
 text_tokens = 140
@@ -109,7 +110,11 @@ def test_the_stages_end_in_a_bundle_that_loads(run: Path, tmp_path: Path) -> Non
     mel = encoder.mel_frames(wav[None])
     with torch.inference_mode(), mixed(mel.device):  # as training reads them: a digit on the edge falls as bf16 has it
         units = encoder.quantize(encoder.hidden(mel))[1][0]
+        told = encoder.heard(encoder.hidden(mel))[0] // 1024
     assert len(units) == len(spoken["u2"].units)
+    assert (spoken["u2"].detail == told.numpy()).mean() > 0.9, "but for digits on the edge"
+    assert bundle.semantic.config.detail == 2
+    assert load_file(run / "detail.safetensors").keys() == encoder.detail.state_dict().keys()  # type: ignore[union-attr]
     decoders = [torch.load(run / name / "checkpoint.pt", weights_only=True) for name in ("acoustic", "decoder")]
     taught = bundle.tokenizer.decoder.head.weight
     assert (taught - decoders[1]["average"]["head.weight"]).abs().max() < 0.01
@@ -162,6 +167,7 @@ def test_the_stages_end_in_a_bundle_that_loads(run: Path, tmp_path: Path) -> Non
         result = CliRunner().invoke(app, [*stage, *options], catch_exceptions=False)
         assert result.exit_code == 0, result.output
     assert not (third / "units").exists()
+    assert not (third / "detail.safetensors").exists(), "it hears what the model did"
     refused = CliRunner().invoke(app, ["tokenizer", *options])
     assert refused.exit_code == 2
     assert "in another folder" in " ".join(refused.output.split())
@@ -194,6 +200,7 @@ def test_the_stages_end_in_a_bundle_that_loads(run: Path, tmp_path: Path) -> Non
         assert torch.equal(after[key], value) == (not key.startswith("semantic.") or "spread" in key)
     ann = better.voice("ann")
     assert torch.equal(ann.latents, bundle.voice("ann").latents)
+    assert (fourth / "detail.safetensors").exists()
     assert torch.equal(ann.units, better.tokenizer.encode_semantic(better.tokenizer.decode(ann.latents[None]))[0])
     config.write_text(still)
 
@@ -213,6 +220,79 @@ def test_the_stages_end_in_a_bundle_that_loads(run: Path, tmp_path: Path) -> Non
     refused = CliRunner().invoke(app, ["semantic", *options])
     assert refused.exit_code == 2
     assert "hidden_size=16" in refused.output.replace("\n", "")
+
+
+@pytest.mark.slow
+def test_a_model_that_knows_no_detail_learns_of_it(run: Path, tmp_path: Path) -> None:
+    from speechgpt_gen.agent.cli.train import app
+
+    plain = RECIPE.replace(", detail = 2", "")
+    (tmp_path / "plain.toml").write_text(plain)
+    (tmp_path / "more.toml").write_text("blend = 0.5\n" + RECIPE)
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "corpus").symlink_to(run / "corpus")
+
+    def do(name: str, config: str, *commands: list[str]) -> None:
+        for command in commands:
+            options = ["--run", str(tmp_path / name), "--config", str(tmp_path / config)]
+            done = CliRunner().invoke(app, [*command, *options], catch_exceptions=False)
+            assert done.exit_code == 0, done.output
+
+    before, after, start = str(tmp_path / "before"), str(tmp_path / "after"), ["--start", str(tmp_path / "before")]
+    do("first", "plain.toml", ["tokenizer"], ["semantic"], ["perceptual"], ["export", before])
+    do("second", "more.toml", ["semantic", *start], ["export", after, *start])
+    old, new = load_bundle(before), load_bundle(after)
+    assert (old.semantic.config.detail, new.semantic.config.detail) == (0, 2)
+    assert new.semantic.model.embed_detail.weight.any()  # type: ignore[union-attr]
+    for key, value in old.tokenizer.state_dict().items():
+        torch.testing.assert_close(new.tokenizer.state_dict()[key], value)
+    wav = torch.from_numpy(Corpus(run / "corpus").audio(Corpus(run / "corpus").by_id["u2"]))[None, None]
+    assert torch.equal(new.tokenizer.encode_semantic(wav), old.tokenizer.encode_semantic(wav))
+    (tmp_path / "more.toml").write_text(RECIPE.replace("detail = 2", "detail = 3"))
+    refused = CliRunner().invoke(
+        app, ["semantic", "--run", str(tmp_path / "first"), "--config", str(tmp_path / "more.toml"), "--start", after]
+    )
+    assert refused.exit_code == 2
+    assert "detail" in refused.output
+
+
+def test_detail_is_learnt_by_reading_and_nothing_else_moves(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    torch.manual_seed(0)
+    encoder = SemanticEncoder(load_recipe(tmp_path / "tiny.toml").units.encoder).eval()
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    corpus = Corpus(run / "corpus")
+    first = reading.learn_detail(corpus, encoder, epochs=1)
+    assert reading.learn_detail(corpus, encoder, epochs=12) < first
+    moved = {name for name, value in encoder.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved >= {"detail.project.weight", "detail.spread.running_mean"}
+    assert all(name.startswith("detail.") for name in moved)
+
+
+def test_detail_follows_an_encoder_whose_states_say_the_same_otherwise(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    torch.manual_seed(0)
+    before = SemanticEncoder(load_recipe(tmp_path / "tiny.toml").units.encoder).eval()
+    after = SemanticEncoder(before.config).eval()
+    after.load_state_dict(before.state_dict())
+    with torch.no_grad():  # the same states in another order
+        order = torch.randperm(32)
+        for name in ("weight", "bias"):
+            getattr(after.transformer.norm, name).copy_(getattr(before.transformer.norm, name)[order])
+    hidden = after.transformer.norm.forward
+
+    def shuffled(x: torch.Tensor) -> torch.Tensor:
+        return before.transformer.norm(x)[..., order]
+
+    after.transformer.norm.forward = shuffled  # type: ignore[method-assign]
+    corpus = Corpus(run / "corpus")
+    reading.follow_detail(corpus, after, before)
+    wav = torch.from_numpy(corpus.audio(corpus.by_id["u2"]))[None]
+    with torch.inference_mode():
+        same = (after(wav) // 1024 == before(wav) // 1024).float().mean()
+    after.transformer.norm.forward = hidden  # type: ignore[method-assign]
+    assert same > 0.9
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -245,14 +325,14 @@ def test_units_that_stay_are_read_anew(run: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(RECIPE)
     module = semantic_units.SemanticUnits(load_recipe(tmp_path / "tiny.toml").units, 1)
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    first = semantic_units.learn_to_read(Corpus(run / "corpus"), module, epochs=1)
-    assert semantic_units.learn_to_read(Corpus(run / "corpus"), module) < first
+    first = reading.learn_to_read(Corpus(run / "corpus"), module, epochs=1)
+    assert reading.learn_to_read(Corpus(run / "corpus"), module) < first
     moved = {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == {"early.weight", "early.bias"}
 
 
 def test_units_keep_their_meaning_as_much_as_they_are_told_to(run: Path, tmp_path: Path) -> None:
-    (tmp_path / "tiny.toml").write_text(RECIPE)
+    (tmp_path / "tiny.toml").write_text(RECIPE.replace(", detail = 2", ""))
     config = load_recipe(tmp_path / "tiny.toml").units
     loop = replace(config.loop, steps=25, learning_rate=1e-2)
     corpus = Corpus(run / "corpus")
@@ -309,7 +389,7 @@ def test_layers_that_are_held_stay_as_they_are(run: Path, tmp_path: Path) -> Non
     held = replace(config, encoder=start.config, hold=1, loop=replace(config.loop, learning_rate=1e-2))
     made = semantic_units.train(Corpus(run / "corpus"), tmp_path / "held", held, start=start).encoder
     for name, value in start.named_parameters():
-        stays = name.startswith(("front.", "transformer.layers.0."))
+        stays = name.startswith(("front.", "transformer.layers.0.", "detail."))
         assert torch.equal(made.get_parameter(name), value) == stays, name
 
 

@@ -24,7 +24,7 @@ from speechgpt_gen.models.training.slices.assemble import assemble_slices
 from speechgpt_gen.models.training.slices.pack import unpacked, write_packs
 
 ROOT = Path(__file__).parents[3]
-ENCODER = "{bands = 16, dim = 16, layers = 1, heads = 2, window = 16, lookahead = 2}"
+ENCODER = "{bands = 16, dim = 16, layers = 1, heads = 2, window = 16, lookahead = 2, detail = 3}"
 RECIPE = f"""
 voices = ["ann"]
 prompt_frames = 20

@@ -138,7 +138,7 @@ async def test_an_error_nobody_foresaw_ends_one_turn_in_one_line(
     session = await engine.open()
     session.begin_turn([])
     with monkeypatch.context() as patch:
-        patch.setattr(bundle.tokenizer, "encode_semantic_chunk", lambda *_, **__: 1 / 0)
+        patch.setattr(bundle.tokenizer, "hear_chunk", lambda *_, **__: 1 / 0)
         session.listen(noise(1.0))
         failed = [output async for output in session.generate(Request(seed=1))]
     assert end(failed).reason == "failed"
