@@ -54,6 +54,8 @@ class BundleConfig:
     """Earlier turns that the semantic model is told; 0 for one that hears worse after them."""
     instructions: bool = True
     """Whether it is told a system text; not if it was trained without."""
+    restate: bool = False
+    """Whether it reads what it understood of a turn before it answers: for one that answers better in writing."""
     description: str = ""
     license: str = ""
 

@@ -87,7 +87,7 @@ class Listener:
         self._encoder = ear or PlainEar(bundle)
         self._turns, self._takes_instructions = bundle.config.history_turns, bundle.config.instructions
         decoder = decoder or LocalDecoder(bundle.semantic, Grammar(bundle.vocabulary))
-        self._session = SemanticSession(decoder)
+        self._session = SemanticSession(decoder, restate=bundle.config.restate)
         self.longest = 0.5 * decoder.capacity / 55
         """Seconds of speech that one turn may last: 50 units and about 5 text tokens a second, room for the answer."""
         self._answer: Answering | None = None

@@ -3,7 +3,7 @@
     history   [System] text                                             (optional, first)
               [Human] text <eoh> [SpeechGPT] [ta] text <eos>            (at most MAX_HISTORY_TURNS of these)
     heard     [Human] <sosp> u u u w w u u w ... <eosp> w <eoh>         (u: units as they come, w: text tokens)
-    typed     [Human] text <eoh>
+    typed     [Human] text <eoh>                                        (or heard and restated)
     answer    [SpeechGPT] [ta] text [ua] h e l l o <sosp> u u ... <eosp> y o u <sosp> ... <eosp> <eos>    (mode "text")
               [SpeechGPT] [ua] h e l l o <sosp> u u ... <eosp> y o u <sosp> ... <eosp> <eos>           (mode "direct")
 

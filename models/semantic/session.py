@@ -1,7 +1,8 @@
 """A conversation over one semantic model: it hears units, writes what was said, answers in text and in units.
 
-The state is the list of tokens fed so far and their key/value cache; everything that goes back (a new history, a taken
-back end of turn, an answer that was not wanted) is a common prefix of two such lists and the rest fed again.
+The state is the list of tokens that it goes on from; what the decoder holds of them may be less. Everything that goes
+back (a new history, a taken back end of turn, an answer that was not wanted) names another list, and before the next
+pass the decoder is fed what follows their common prefix.
 """
 
 from __future__ import annotations
@@ -39,14 +40,16 @@ class Mark:
 class SemanticSession:
     """One conversation. Not thread-safe; generators it returns must not be mixed with other calls until they are done.
 
-    decoder: the sequence that history, turn and answer share; the session is alone on it.
+    decoder: the sequence that history, turn and answer share; the session is alone on it. restate: a spoken turn is
+    answered in text as if what was understood of it had been typed, in the place of what was heard.
     """
 
-    def __init__(self, decoder: Decoder) -> None:
-        self._decoder = decoder
+    def __init__(self, decoder: Decoder, *, restate: bool = False) -> None:
+        self._decoder, self._restate = decoder, restate
         self._vocabulary = decoder.grammar.vocabulary
         self._limits = decoder.grammar.limits
         self._tokens: list[int] = []
+        self._fed: list[int] = []  # what the decoder holds
         self._history = 0  # how many tokens of the list are history
         self._units = 0
         self._words: list[int] = []
@@ -56,7 +59,7 @@ class SemanticSession:
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """All that the model has been fed and still remembers."""
+        """All that the model goes on from."""
         return tuple(self._tokens)
 
     @property
@@ -69,7 +72,8 @@ class SemanticSession:
     def begin_turn(self, history: Sequence[Message] = ()) -> None:
         """Forget the present turn and begin the next after `history`; only what differs is computed anew."""
         tokens = layout.history(self._vocabulary, history, room=self._decoder.capacity // 2)
-        self._become(tokens)
+        self._tokens = tokens
+        self._settle()  # now, while there is time
         self._history, self._units, self._words, self._answered = len(tokens), 0, [], False
 
     def hear(self, units: Sequence[int]) -> str:
@@ -103,14 +107,14 @@ class SemanticSession:
         while pending:
             block = pending[:_PREFILL]
             tokens, stops = zip(*block, strict=True)
-            start = len(self._tokens)
+            start = self._settle()
             if answer is not None and len(block) == len(pending):
                 scores, drawn = self._decoder.score_and_draw(start, tokens, stops, answer)
             else:
                 scores = self._decoder.score(start, tokens, stops)
             row = next((r for r, s in enumerate(scores) if s.wanted and self._may_write(r, written, stops[r])), None)
             passed = len(block) if row is None else row + 1
-            self._tokens += tokens[:passed]
+            self._remember(tokens[:passed])
             self._units += sum(map(self._vocabulary.is_unit, tokens[:passed]))
             del pending[:passed]
             if row is None:
@@ -137,8 +141,8 @@ class SemanticSession:
         return Mark(tuple(self._tokens), self._history, self._units, tuple(self._words), self._answered)
 
     def rewind(self, mark: Mark) -> None:
-        """Go back to where `mark` was taken: free if what it remembers is still there, else that is fed again."""
-        self._become(mark.tokens)
+        """Go back to where `mark` was taken: what is no longer there is fed again when it is needed."""
+        self._tokens = list(mark.tokens)
         self._history, self._units, self._words = mark.history, mark.units, list(mark.words)
         self._answered = mark.answered
 
@@ -153,8 +157,8 @@ class SemanticSession:
     ) -> Iterator[Piece]:
         """End the user's turn and answer it: Transcript (if more words came out), Text (mode "text"), Word, Unit.
 
-        last: units that end the turn, heard in one pass with its end and the answer's beginning. Raises EngineError
-        when nothing was heard, RuntimeError when the turn was answered already.
+        last: units that end the turn, heard in one pass with its end and, unless the turn is restated, the answer's
+        beginning. Raises EngineError when nothing was heard, RuntimeError when the turn was answered already.
         """
         self._check_unanswered()
         if self._units == 0 and not last:
@@ -163,7 +167,14 @@ class SemanticSession:
         given = [*self._heard(last), (vocabulary.eosp, vocabulary.eoh)]
         self._answered = True
         opening = self._opening([vocabulary.eoh], mode, sampling, seed)
-        drawn = self._listen(given, opening)
+        drawn: Drawn | None = None
+        if self._restate and mode == "text":
+            self._listen(given)
+            if self._words:
+                del self._tokens[self._history :]
+                opening = self._opening(layout.typed(vocabulary, self.transcript), mode, sampling, seed)
+        else:
+            drawn = self._listen(given, opening)
         if more := self.transcript.removeprefix(before):
             yield Transcript(more)
         yield from self._answer(opening, drawn)
@@ -174,7 +185,7 @@ class SemanticSession:
         """Answer a typed turn after the history; what was heard of this turn is not looked at."""
         self._check_unanswered()
         self._answered = True
-        self._become(self._tokens[: self._history])
+        del self._tokens[self._history :]
         yield from self._answer(self._opening(layout.typed(self._vocabulary, text), mode, sampling, seed))
 
     def say(self, text: str, sampling: SamplingOptions | None = None, seed: int = 0) -> Iterator[Piece]:
@@ -190,7 +201,7 @@ class SemanticSession:
         self.ended = "completed"
         units = 0
         for i, sentence in enumerate(spoken):
-            self._become([])
+            self._tokens = []
             yield Text(f" {sentence}" if i else sentence)
             self._feed([*layout.open_answer(vocabulary, "text"), *vocabulary.encode(sentence)])
             units = yield from self._speak(layout.spoken_words(sentence), draws, units)
@@ -272,29 +283,32 @@ class SemanticSession:
 
     def _draw(self, tokens: Sequence[int], phase: Phase, draws: Draws, drawn: Drawn | None = None) -> Iterator[int]:
         """Feed `tokens` and give out what follows them, keeping count of what the model remembers."""
-        start = len(self._tokens)
-        self._tokens += tokens
+        start = self._settle()
+        self._remember(tokens)
         stops = (self._vocabulary.ua, self._vocabulary.eos)
         for token in drawn or self._decoder.draw(start, tokens, phase, draws):
             yield token
             # A token that stops is not fed: it goes in with whatever follows it.
             if token not in stops and not (phase == Phase.WORD_FIRST and token == self._vocabulary.eosp):
-                self._tokens.append(token)
+                self._remember([token])
 
     def _feed(self, tokens: Sequence[int]) -> None:
-        self._decoder.feed(len(self._tokens), tokens)
-        self._tokens += tokens
+        self._decoder.feed(self._settle(), tokens)
+        self._remember(tokens)
 
-    def _become(self, tokens: Sequence[int]) -> None:
-        """Make the model remember exactly `tokens`."""
-        same = 0
-        for ours, wanted in zip(self._tokens, tokens, strict=False):
-            if ours != wanted:
-                break
-            same += 1
-        del self._tokens[same:]
-        if same < len(tokens):
-            self._feed(tokens[same:])
+    def _remember(self, tokens: Sequence[int]) -> None:
+        """Note what the decoder has been fed."""
+        self._tokens += tokens
+        self._fed += tokens
+
+    def _settle(self) -> int:
+        """Make the decoder hold exactly the tokens to go on from; how many they are."""
+        same = next((at for at, (a, b) in enumerate(zip(self._fed, self._tokens, strict=False)) if a != b), None)
+        del self._fed[min(len(self._fed), len(self._tokens)) if same is None else same :]
+        if missing := self._tokens[len(self._fed) :]:
+            self._decoder.feed(len(self._fed), missing)
+            self._fed += missing
+        return len(self._tokens)
 
     def _room(self, tokens: int) -> bool:
         return len(self._tokens) + tokens <= self._decoder.capacity

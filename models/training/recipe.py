@@ -80,6 +80,8 @@ class Recipe:
     """Earlier turns that the model is told when it is used (`bundle.BundleConfig`)."""
     instructions: bool = True
     """Whether it is told a system text then."""
+    restate: bool = False
+    """Whether it then reads what it understood before it answers."""
     description: str = ""
     license: str = ""
 
@@ -350,6 +352,7 @@ def write_bundle(
         tuple(voices),
         history_turns=recipe.history_turns,
         instructions=recipe.instructions,
+        restate=recipe.restate,
         description=recipe.description,
         license=recipe.license,
     )

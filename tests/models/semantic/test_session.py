@@ -14,8 +14,8 @@ from speechgpt_gen.kernels.linear import quantize_linears_
 from speechgpt_gen.models.errors import EngineError, TextError
 from speechgpt_gen.models.semantic import layout, sequences
 from speechgpt_gen.models.semantic.cache import KVCache
-from speechgpt_gen.models.semantic.decoder import LocalDecoder
-from speechgpt_gen.models.semantic.grammar import DecodingLimits, Grammar
+from speechgpt_gen.models.semantic.decoder import Draws, LocalDecoder
+from speechgpt_gen.models.semantic.grammar import DecodingLimits, Grammar, Phase
 from speechgpt_gen.models.semantic.llama import SemanticConfig, SemanticModel
 from speechgpt_gen.models.semantic.pieces import Message, Piece, Text, Transcript, Unit, Word
 from speechgpt_gen.models.semantic.sampling import SamplingOptions
@@ -69,6 +69,7 @@ def new_session(limits: DecodingLimits = LIMITS, capacity: int = 0) -> SemanticS
 def cache_of(session: SemanticSession) -> KVCache:
     """What the model remembers, cut to what the session says it does."""
     assert isinstance(session._decoder, LocalDecoder)
+    session._settle()
     session._decoder.cache.rewind(len(session.tokens))
     return session._decoder.cache
 
@@ -325,6 +326,47 @@ def test_the_rest_of_the_transcript_comes_first() -> None:
     assert len(transcript) > len(early), "choose other units: the model writes nothing at the end of these"
     assert pieces[0] == Transcript(transcript.removeprefix(early))
     assert list(session.tokens[: len(expected)]) == expected
+
+
+def test_a_turn_that_is_restated_is_answered_as_if_typed() -> None:
+    units = some_units(30, 2)
+    _, transcript = written_one_by_one(layout.history(VOCABULARY, HISTORY), units, final=True)
+    session = SemanticSession(LocalDecoder(model(), Grammar(VOCABULARY, LIMITS)), restate=True)
+    session.begin_turn(HISTORY)
+    early = session.hear(units[:20])
+    mark = session.mark()
+    pieces = list(session.reply("text", LIVELY, 3, units[20:]))
+    told = [*layout.history(VOCABULARY, HISTORY), *layout.typed(VOCABULARY, transcript)]
+    told += layout.open_answer(VOCABULARY, "text")
+    assert list(session.tokens[: len(told)]) == told
+    assert "".join(p.text for p in pieces if isinstance(p, Transcript)) == transcript.removeprefix(early)
+    decoder = LocalDecoder(model(), Grammar(VOCABULARY, LIMITS))
+    drawn = [token for token in decoder.draw(0, told, Phase.TEXT_FIRST, Draws(LIVELY, 3)) if token != VOCABULARY.ua]
+    assert list(session.tokens[len(told) : len(told) + len(drawn)]) == drawn
+    session.rewind(mark)
+    assert list(session.reply("text", LIVELY, 3, units[20:])) == pieces, "and taken back like any answer"
+    session.rewind(mark)
+    more = session.hear(units[20:])
+    plain = new_session()
+    plain.begin_turn(HISTORY)
+    assert (early + more, session.tokens) == (plain.hear(units), plain.tokens), "the turn goes on where it was"
+    session.rewind(mark)
+    direct = list(session.reply("direct", LIVELY, 3, units[20:]))
+    assert session.tokens[: len(mark.tokens)] == mark.tokens, "an answer without a text is to what was heard"
+    assert direct
+
+
+def test_what_nothing_was_understood_of_is_not_restated() -> None:
+    mute = DecodingLimits(unit_tokens=0, final_tokens=0)
+    session, plain = (
+        SemanticSession(LocalDecoder(model(), Grammar(VOCABULARY, mute)), restate=restate) for restate in (True, False)
+    )
+    answers = []
+    for each in (session, plain):
+        each.begin_turn()
+        each.hear(some_units(9))
+        answers.append(list(each.reply("text", LIVELY, 1)))
+    assert answers[0] == answers[1]
 
 
 class Babbler(SemanticModel):
