@@ -21,7 +21,7 @@ from speechgpt_gen.models.errors import ConfigError
 from speechgpt_gen.models.semantic.hugging_face import extend_llama
 from speechgpt_gen.models.semantic.vocabulary import SpeechVocabulary
 from speechgpt_gen.models.speech_tokenizer.semantic_encoder import SemanticEncoder
-from speechgpt_gen.models.training import ablation, reading, semantic_model, semantic_units
+from speechgpt_gen.models.training import ablation, semantic_model, semantic_units
 from speechgpt_gen.models.training.corpus import Corpus
 from speechgpt_gen.models.training.extract import Spoken, align, load_spoken
 from speechgpt_gen.models.training.loop import DivergedError, Loop, LoopConfig
@@ -257,44 +257,6 @@ def test_a_model_that_knows_no_detail_learns_of_it(run: Path, tmp_path: Path) ->
     assert "detail" in refused.output
 
 
-def test_detail_is_learnt_by_reading_and_nothing_else_moves(run: Path, tmp_path: Path) -> None:
-    (tmp_path / "tiny.toml").write_text(RECIPE)
-    torch.manual_seed(0)
-    encoder = SemanticEncoder(load_recipe(tmp_path / "tiny.toml").units.encoder).eval()
-    before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    corpus = Corpus(run / "corpus")
-    first = reading.learn_detail(corpus, encoder, epochs=1)
-    assert reading.learn_detail(corpus, encoder, epochs=12) < first
-    moved = {name for name, value in encoder.state_dict().items() if not torch.equal(value, before[name])}
-    assert moved >= {"detail.project.weight", "detail.spread.running_mean"}
-    assert all(name.startswith("detail.") for name in moved)
-
-
-def test_detail_follows_an_encoder_whose_states_say_the_same_otherwise(run: Path, tmp_path: Path) -> None:
-    (tmp_path / "tiny.toml").write_text(RECIPE)
-    torch.manual_seed(0)
-    before = SemanticEncoder(load_recipe(tmp_path / "tiny.toml").units.encoder).eval()
-    after = SemanticEncoder(before.config).eval()
-    after.load_state_dict(before.state_dict())
-    with torch.no_grad():  # the same states in another order
-        order = torch.randperm(32)
-        for name in ("weight", "bias"):
-            getattr(after.transformer.norm, name).copy_(getattr(before.transformer.norm, name)[order])
-    hidden = after.transformer.norm.forward
-
-    def shuffled(x: torch.Tensor) -> torch.Tensor:
-        return before.transformer.norm(x)[..., order]
-
-    after.transformer.norm.forward = shuffled  # type: ignore[method-assign]
-    corpus = Corpus(run / "corpus")
-    reading.follow_detail(corpus, after, before)
-    wav = torch.from_numpy(corpus.audio(corpus.by_id["u2"]))[None]
-    with torch.inference_mode():
-        same = (after(wav) // 1024 == before(wav) // 1024).float().mean()
-    after.transformer.norm.forward = hidden  # type: ignore[method-assign]
-    assert same > 0.9
-
-
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_resumed_run_equals_one_that_was_never_stopped(run: Path, tmp_path: Path, optimizer: str) -> None:
     recipe_file = tmp_path / "tiny.toml"
@@ -319,16 +281,6 @@ def test_a_sound_without_words_has_no_part_in_the_loss_of_recognition(run: Path,
     corpus.utterances.append(replace(corpus.utterances[0], id="n0", kind="nothing", pair="", text=""))
     with_sound = semantic_units.train(corpus, tmp_path / "with-sound", config)
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), with_sound.parameters(), strict=True))
-
-
-def test_units_that_stay_are_read_anew(run: Path, tmp_path: Path) -> None:
-    (tmp_path / "tiny.toml").write_text(RECIPE)
-    module = semantic_units.SemanticUnits(load_recipe(tmp_path / "tiny.toml").units, 1)
-    before = {name: value.clone() for name, value in module.state_dict().items()}
-    first = reading.learn_to_read(Corpus(run / "corpus"), module, epochs=1)
-    assert reading.learn_to_read(Corpus(run / "corpus"), module) < first
-    moved = {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
-    assert moved == {"early.weight", "early.bias"}
 
 
 def test_units_keep_their_meaning_as_much_as_they_are_told_to(run: Path, tmp_path: Path) -> None:
