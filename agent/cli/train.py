@@ -115,18 +115,20 @@ def decoder(*, run: Run, config: Config = None, start: Start = None) -> None:
 @user_errors
 def semantic(*, run: Run, config: Config = None, start: Start = None) -> None:
     """Train the semantic model: it listens, answers and speaks in units."""
-    from ...models.training import recipe
+    from ...models.training import parallel, recipe
 
     recipe.train_semantic(run, _recipe(config, start), _start(start))
+    parallel.leave()
 
 
 @app.command()
 @user_errors
 def perceptual(*, run: Run, config: Config = None, start: Start = None) -> None:
     """Train the perceptual model: flow matching from units to sound in a voice."""
-    from ...models.training import recipe
+    from ...models.training import parallel, recipe
 
     recipe.train_perceptual(run, _recipe(config, start), _start(start))
+    parallel.leave()
 
 
 @app.command()

@@ -6,8 +6,8 @@ resume bit for bit on as many processes; the whole weights are gathered beside t
 
 from __future__ import annotations
 
-import atexit
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,8 +33,6 @@ class World:
             return cls()
         if not dist.is_initialized():
             dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-            # Threads of the group that are still there when the interpreter goes abort the process now and then.
-            atexit.register(_leave)
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property
@@ -56,13 +54,22 @@ class World:
             dist.barrier()
 
 
-def _leave() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
 ALONE = World()
 """One process for itself."""
+
+
+def leave() -> None:
+    """End this process, with status 0, if it is one of several; otherwise do nothing. What is to be kept is written.
+
+    The interpreter is not taken down: gloo's threads may still hold the last reference to a tensor, need the
+    interpreter's lock to drop it, and are ended by force when they ask a closing interpreter for it. A C++ destructor
+    can't be left that way, so the process would abort.
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def shard(module: nn.Module, blocks: Sequence[nn.Module], methods: Sequence[str] = ()) -> None:

@@ -12,13 +12,13 @@ from speechgpt_gen.models.training.loop import Loop, LoopConfig
 
 ROOT = Path(__file__).parents[3]
 TRAIN = """
-import sys
+import atexit, os, sys
 import torch
 from pathlib import Path
 from speechgpt_gen.models.perceptual.block_causal import BlockCausalConfig, BlockCausalFlow
 from speechgpt_gen.models.semantic.llama import SemanticConfig, SemanticModel
 from speechgpt_gen.models.training.loop import Loop, LoopConfig
-from speechgpt_gen.models.training.parallel import World, shard
+from speechgpt_gen.models.training.parallel import World, leave, shard
 
 folder, until, accumulate = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 world = World.join("cpu")
@@ -33,7 +33,10 @@ def losses(n):
     return {"loss": torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())}
 
 config = LoopConfig(steps=4, learning_rate=1e-2, warmup=1, save_every=2, accumulate=accumulate, ema=0.5)
+if world.size > 1:
+    atexit.register(os._exit, 3)  # an interpreter that is taken down aborts now and then: see `leave`
 Loop(folder, model, config, world=world).run(losses, until=until)
+leave()
 """
 
 
