@@ -72,6 +72,10 @@ class BundleConfig:
         told, known = self.tokenizer.semantic.detail, self.semantic.detail
         if told != known:
             raise ConfigError(f"the tokenizer hears {told} digits of detail, the semantic model takes {known}")
+        if self.perceptual.detail not in (0, told):
+            raise ConfigError(
+                f"the perceptual model takes {self.perceptual.detail} digits of detail, the tokenizer hears {told}"
+            )
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ class Chunk:
     """A stretch of speech.
 
     pcm: float32 (320 * (end_frame - start_frame),), 16 kHz, in [-1, 1]. start_frame, end_frame: 20 ms frames since the
-    utterance began. text: the words that begin in it, joined by spaces. units: one per frame (RVQ-1 indices).
-    transcript: for `reply`, what was understood of the question (in the first chunk).
+    utterance began. text: the words that begin in it, joined by spaces. units: one per frame, each an RVQ-1
+    index plus 1024 times its detail (`speech_tokenizer/detail.py`). transcript: for `reply`, what was understood of the
+    question (in the first chunk).
     """
 
     pcm: NDArray[np.float32]

@@ -28,7 +28,6 @@ from .semantic.pieces import Message, Piece, Transcript, Unit
 from .semantic.sampling import SamplingOptions
 from .semantic.session import SemanticSession
 from .semantic.text import normalise
-from .semantic.vocabulary import N_UNITS
 from .speech_tokenizer.semantic_encoder import SemanticState
 from .voice import MAX_VOICE_SECONDS, MIN_VOICE_SECONDS, Voice
 from .voice_prompts import VoicePrompts
@@ -227,7 +226,7 @@ class Listener:
     def _convert(self) -> Answering:
         last = self._last_units()
         for index in (*self._heard, *last):
-            yield Unit(index % N_UNITS)  # detail is for who listens
+            yield Unit(index)
 
     def _last_units(self) -> list[int]:
         """Units of what is left of the turn, as its end; the ear goes on as if nothing had ended."""
@@ -333,9 +332,12 @@ class Utterance:
 
     @torch.inference_mode()
     def speak(self, units: Sequence[int]) -> Block:
-        """Sound of the next block of 1 .. longest-block units. Raises EngineError if the models' numbers break down."""
+        """Sound of the next block of 1 .. longest-block units, with detail or without.
+
+        Raises EngineError if the models' numbers break down.
+        """
         start = self._state.frame
-        v1 = self._tokenizer.semantic_latents(torch.tensor([units], device=self._device))
+        v1 = self._tokenizer.semantics(torch.tensor([units], device=self._device))
         latents = self._flow.step(v1, self._state)
         wav, self._decoder = self._tokenizer.decode_chunk(latents, self._decoder)
         pcm = wav[0, 0].float().cpu().numpy()
@@ -346,9 +348,9 @@ class Utterance:
 
 @torch.inference_mode()
 def units_of(bundle: Bundle, pcm: NDArray[np.float32]) -> list[int]:
-    """Units of a whole recording, float32 (N,) at 16 kHz: ceil(N / 320) of them."""
+    """Units of a whole recording with their detail, float32 (N,) at 16 kHz: ceil(N / 320) of them."""
     wav = torch.from_numpy(pcm).to(bundle.device)
-    units: list[int] = bundle.tokenizer.encode_semantic(wav[None, None])[0].tolist()
+    units: list[int] = bundle.tokenizer.hear(wav[None, None])[0].tolist()
     return units
 
 

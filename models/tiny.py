@@ -52,7 +52,7 @@ def _build() -> Bundle:
             max_position_embeddings=2048,
             detail=3,
         ),
-        perceptual=BlockCausalConfig(latent_dim=8, dim=16, depth=2, heads=2, ff_mult=2.0, window_frames=20),
+        perceptual=BlockCausalConfig(latent_dim=8, dim=16, depth=2, heads=2, ff_mult=2.0, window_frames=20, detail=3),
         voices=("first", "second"),
         solver=Solver("euler", 2),
         blocks=BlockSchedule((5, 10)),

@@ -24,7 +24,7 @@ class VoicePrompts:
         """A voice's prompt, encoded now unless it is known."""
         known = self._known.pop(id(voice), None)
         if known is None:
-            v1 = self._tokenizer.semantic_latents(voice.units[None])[0]
+            v1 = self._tokenizer.semantics(voice.units[None])[0]
             known = voice, self._flow.prompt(voice.latents, v1)
         self._known[id(voice)] = known  # the voice is kept too, so that its id stays its own
         while len(self._known) > _KEPT:

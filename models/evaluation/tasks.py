@@ -139,14 +139,14 @@ def _in_one_piece(run: Run, streamed: Chunk) -> Pcm:
         return streamed.pcm
     with torch.inference_mode():
         codec = bundle.tokenizer
-        v1 = codec.semantic_latents(torch.tensor([streamed.units], device=bundle.device))
+        v1 = codec.semantics(torch.tensor([streamed.units], device=bundle.device))
         latents = solve_offline(
             bundle.perceptual,
             v1,
             seed=run.seed ^ SOUND_SEED,
             solver=bundle.config.solver,
             schedule=bundle.config.blocks,
-            prompt=(voice.latents, codec.semantic_latents(voice.units[None])[0]),
+            prompt=(voice.latents, codec.semantics(voice.units[None])[0]),
         )
         pcm: Pcm = codec.decode(latents)[0, 0].float().cpu().numpy()
     return np.clip(pcm, -1.0, 1.0)

@@ -41,6 +41,8 @@ class BlockCausalConfig:
     """A block sees the earlier blocks that start at most so many frames before it does (100 = 2 s)."""
     concat_cond: bool = True
     """Give v1 to the network as well as to the prior: without it, content must be read through the prior's noise."""
+    detail: int = 0
+    """Digits of a unit's detail (`speech_tokenizer/detail.py`) that stand beside v1."""
     rope_theta: float = 10000.0
     chain: Chain = "implicit"
     prior: Prior = "semantic"
@@ -53,6 +55,8 @@ class BlockCausalConfig:
                 raise ConfigError(f"perceptual {name} must be positive, not {getattr(self, name)}")
         if self.dim % (2 * self.heads):
             raise ConfigError(f"perceptual dim {self.dim} must be an even multiple of heads {self.heads}")
+        if self.detail < 0 or (self.detail and not self.concat_cond):
+            raise ConfigError(f"perceptual detail must be 0 or, with concat_cond, positive, not {self.detail}")
         if self.window_frames < 0:
             raise ConfigError(f"perceptual window_frames must not be negative, not {self.window_frames}")
         _ = self.options  # validates the flow's part
@@ -147,7 +151,7 @@ class BlockCausalFlow(nn.Module):
         dim, latent, head = config.dim, config.latent_dim, config.dim // config.heads
         self.register_buffer("latent_mean", torch.zeros(latent))
         self.register_buffer("latent_std", torch.ones(latent))
-        self.in_proj = nn.Linear((3 if config.concat_cond else 2) * latent, dim)
+        self.in_proj = nn.Linear((3 if config.concat_cond else 2) * latent + config.detail, dim)
         self.prompt_embedding = nn.Parameter(torch.zeros(dim))
         self.time_in = nn.Linear(_TIME_FEATURES, dim)
         self.time_out = nn.Linear(dim, dim)
@@ -170,6 +174,11 @@ class BlockCausalFlow(nn.Module):
         """Tokenizer latents (..., D) to the flow's scale, float32."""
         return (latents.float() - self.latent_mean.float()) / self.latent_std.float()
 
+    def normalise_semantics(self, v1: Tensor) -> Tensor:
+        """v1 (..., D), and the digits of detail beside it if there are any, to the flow's scale, (..., D + detail)."""
+        dim, detail = self.config.latent_dim, self.config.detail
+        return torch.cat((self.normalise(v1[..., :dim]), v1[..., dim : dim + detail].float()), dim=-1)
+
     def denormalise(self, z: Tensor) -> Tensor:
         """The flow's scale (..., D) back to tokenizer latents, float32."""
         return z.float() * self.latent_std.float() + self.latent_mean.float()
@@ -188,7 +197,8 @@ class BlockCausalFlow(nn.Module):
         return torch.polar(torch.ones_like(angles), angles).to(torch.complex64)
 
     def embed(self, x: Tensor, v1: Tensor, context: Tensor) -> Tensor:
-        """Input projection of x_t, v1 and prompt context, each (B, T, D) normalised, to (B, T, dim)."""
+        """Input projection of x_t (B, T, D), v1 (B, T, D + detail) and prompt context (B, T, D), all normalised, to
+        (B, T, dim)."""
         parts = (x, v1, context) if self.config.concat_cond else (x, context)
         h: Tensor = self.in_proj(torch.cat(parts, dim=-1).to(self.layer_modulation.dtype))
         return h.to(self.layer_modulation.dtype)  # the residual stream keeps the weights' precision under autocast
@@ -223,7 +233,8 @@ class BlockCausalFlow(nn.Module):
     ) -> Tensor:
         """Velocity (B, T, D) float32 of whole utterances under the block mask.
 
-        x, v1 (B, T, D) normalised; context (B, T, D) the prompt's clean normalised latents, 0 outside the prompt;
+        x (B, T, D) and v1 (B, T, D + detail) normalised; context (B, T, D) the prompt's clean normalised latents, 0
+        outside the prompt;
         t (B,) in [0, 1]; block_of (T,) int64 from `BlockSchedule.table`; positions (T,) absolute frames, default
         0 ... T - 1; valid (B, T) bool, False on padding (None: all valid). What x holds on prompt frames is of no
         consequence, nor is the velocity returned there and on padding.

@@ -53,15 +53,18 @@ def flow_loss(
 ) -> Tensor:
     """Flow-matching loss of a batch, a scalar, over target frames only.
 
-    latents, v1 (B, T, D): the tokenizer's sum of all code vectors and of RVQ-1's, as they come (normalised here); valid
+    latents (B, T, D), v1 (B, T, D + detail): the tokenizer's sum of all code vectors, and of RVQ-1's with the digits of
+    detail beside it, as they come (normalised here); voices have no detail, so a prompt's is not looked at. valid
     (B, T) bool, False on padding; generator draws times and noise (None: torch's global one).
     """
     batch, frames, _ = latents.shape
     device = latents.device
-    z1, zv = model.normalise(latents), model.normalise(v1)
+    z1, zv = model.normalise(latents), model.normalise_semantics(v1)
     block_of, positions = situation.block_of(frames).to(device), situation.positions(frames).to(device)
     target = (block_of != PROMPT).expand(batch, frames)
     context = z1.masked_fill(target[..., None], 0.0)
+    dim = z1.shape[-1]
+    zv = torch.cat((zv[..., :dim], zv[..., dim:].masked_fill(~target[..., None], 0.0)), dim=-1)
     # Times spread evenly over the batch from one random offset: each is uniform, together they vary the loss less.
     offset = torch.rand(1, device=device, generator=generator)
     t = (offset + torch.arange(batch, device=device) / batch) % 1.0
@@ -69,7 +72,7 @@ def flow_loss(
     return model.flow.loss(
         lambda x, at: model.velocity(x, at, zv, context, block_of, positions=positions, valid=valid),
         z1,
-        zv,
+        zv[..., :dim],
         noise,
         t,
         mask=target if valid is None else target & valid,

@@ -24,6 +24,7 @@ from ...kernels.fused import norm_modulate
 from ...kernels.graph import Graph, Lane
 from ...kernels.noise import normal_at, seed_keys
 from ...kernels.selection import attention_backend
+from ..speech_tokenizer.detail import semantics
 from .block_causal import BlockCausalFlow, rotate
 from .flow_matching import Solver
 from .schedule import BlockSchedule, FrameSlots
@@ -151,9 +152,10 @@ class FlowSlots:
         frames = inputs[:, _FRAME, None] + self._steps
         angles = (frames + inputs[:, _PROMPT, None]).double()[..., None] * model.rope_frequencies.double()
         rotation = torch.polar(torch.ones_like(angles), angles).to(torch.complex64)[:, :, None, None]
-        zv = model.normalise(F.embedding(units, self._codebook))
-        context = torch.zeros_like(zv)
-        noise = normal_at(inputs[:, _KEY:_NUMBERS], frames, zv.shape[-1])
+        zv = model.normalise_semantics(semantics(units, self._codebook, model.config.detail))
+        v1 = zv[..., : model.config.latent_dim]
+        context = torch.zeros_like(v1)
+        noise = normal_at(inputs[:, _KEY:_NUMBERS], frames, v1.shape[-1])
         look = self._look(slots, live)
         at = slots.clamp(min=0)[:, None]
         evaluations = iter(range(self.solver.nfe))
@@ -178,7 +180,7 @@ class FlowSlots:
             out: Tensor = model.out_proj(norm_modulate(h, shift, scale, branch, branch_gate)[1])
             return out.float()
 
-        self.latents[:size] = model.denormalise(model.flow.solve(velocity, zv, noise, self.solver))
+        self.latents[:size] = model.denormalise(model.flow.solve(velocity, v1, noise, self.solver))
 
     def _look_by_mask(self, slots: Tensor, live: Tensor) -> _Look:
         """Look at the whole ring, masked: one shape whatever is live, so neither bits nor a capture depend on it."""

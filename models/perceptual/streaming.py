@@ -67,12 +67,12 @@ class StreamingFlow:
 
     @torch.no_grad()
     def prompt(self, latents: Tensor, v1: Tensor) -> FlowPrompt:
-        """Encode a voice: its tokenizer latents and its v1, both (P, D), P >= 1; one pass for all times."""
-        if latents.shape != v1.shape or latents.ndim != 2 or len(latents) == 0:
+        """Encode a voice: its tokenizer latents (P, D) and its v1 (P, D + detail), P >= 1; one pass for all times."""
+        if latents.ndim != 2 or v1.ndim != 2 or len(latents) != len(v1) or len(latents) == 0:
             shapes = f"{tuple(latents.shape)} and {tuple(v1.shape)}"
-            raise ValueError(f"a prompt needs latents and v1 of one shape (P >= 1, D), not {shapes}")
+            raise ValueError(f"a prompt needs latents and v1 of as many frames, one at least, not {shapes}")
         model = self.model
-        z, zv = model.normalise(latents)[None], model.normalise(v1)[None]
+        z, zv = model.normalise(latents)[None], model.normalise_semantics(v1)[None]
         h = (model.embed(torch.zeros_like(z), zv, z) + model.prompt_embedding).expand(self.solver.nfe, -1, -1)
         memory = self._allocate(1, len(latents))
 
@@ -95,13 +95,14 @@ class StreamingFlow:
 
     @torch.no_grad()
     def step(self, v1: Tensor, state: FlowState) -> Tensor:
-        """Solve one block: v1 (B, C, D) of the utterance's next C frames to latents (B, C, D) float32.
+        """Solve one block: v1 (B, C, D + detail) of the utterance's next C frames to latents (B, C, D) float32.
 
         Any C from 1 to the schedule's longest block is taken as a block of its own; `BlockStream` cuts by the schedule.
         Raises ValueError for other lengths.
         """
         model = self.model
-        batch, length, latent_dim = v1.shape
+        batch, length, _ = v1.shape
+        latent_dim = model.config.latent_dim
         rows, moves = state.slots.advance(length)
         live = state.prompt + state.slots.live
         if moves:
@@ -112,8 +113,8 @@ class StreamingFlow:
         frames = range(state.frame, state.frame + length)
         rotation = model.rotation(torch.arange(frames.start, frames.stop, device=self.device) + state.prompt)
         noise = normal(state.seed, frames, latent_dim, device=self.device).expand(batch, -1, -1)
-        zv = model.normalise(v1)
-        context = torch.zeros_like(zv)
+        zv = model.normalise_semantics(v1)
+        context = zv.new_zeros(batch, length, latent_dim)
         evaluations = iter(range(self.solver.nfe))
 
         def velocity(x: Tensor, _t: Tensor) -> Tensor:
@@ -128,7 +129,7 @@ class StreamingFlow:
             modulation = self.modulation.at(evaluation)
             return model.run(model.embed(x, zv, context), modulation, rotation, remember=remember)
 
-        z = model.flow.solve(velocity, zv, noise, self.solver)
+        z = model.flow.solve(velocity, zv[..., :latent_dim], noise, self.solver)
         state.frame += length
         state.block += 1
         return model.denormalise(z)
@@ -157,7 +158,7 @@ class BlockStream:
         return self.flow.schedule.size(self.state.block) - sum(piece.shape[1] for piece in self._waiting)
 
     def push(self, v1: Tensor) -> list[Tensor]:
-        """Take v1 (B, n, D) of the next n >= 0 frames; returns the latents (B, C, D) of each block now complete."""
+        """Take v1 (B, n, D + detail) of the next n >= 0 frames; the latents (B, C, D) of each block now complete."""
         blocks = []
         while v1.shape[1] >= (missing := self.missing):
             blocks.append(self._solve(v1[:, :missing]))
@@ -186,19 +187,23 @@ def solve_offline(
     schedule: BlockSchedule = DEFAULT_SCHEDULE,
     prompt: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """The whole utterance in one masked run: v1 (B, T, D) to latents (B, T, D) float32. The reference of the stream.
+    """The whole utterance in one masked run: v1 (B, T, D + detail) to latents (B, T, D) float32; what streams equal.
 
-    prompt: tokenizer latents and v1 of a voice, both (P, D). Costs grow with (P + T) squared.
+    prompt: tokenizer latents (P, D) and v1 (P, D + detail) of a voice. Costs grow with (P + T) squared.
     """
-    batch, length, latent_dim = v1.shape
+    batch, length, _ = v1.shape
+    latent_dim = model.config.latent_dim
     frames = 0 if prompt is None else len(prompt[0])
-    zv, noise = model.normalise(v1), normal(seed, range(length), latent_dim, device=v1.device).expand(batch, -1, -1)
+    zv = model.normalise_semantics(v1)
+    noise = normal(seed, range(length), latent_dim, device=v1.device).expand(batch, -1, -1)
     context = torch.zeros(batch, frames + length, latent_dim, device=v1.device)
     if prompt is not None:
-        voice, voice_v1 = (model.normalise(part).expand(batch, -1, -1) for part in prompt)
+        voice = model.normalise(prompt[0]).expand(batch, -1, -1)
+        voice_v1 = model.normalise_semantics(prompt[1]).expand(batch, -1, -1)
         zv = torch.cat((voice_v1, zv), dim=1)
         noise = torch.cat((torch.zeros_like(voice), noise), dim=1)
         context[:, :frames] = voice
     block_of = schedule.table(length, frames).to(v1.device)
-    z = model.flow.solve(lambda x, t: model.velocity(x, t, zv, context, block_of), zv, noise, solver)
+    start = zv[..., :latent_dim]
+    z = model.flow.solve(lambda x, t: model.velocity(x, t, zv, context, block_of), start, noise, solver)
     return model.denormalise(z[:, frames:])

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ..speech_tokenizer.detail import detail_of
 from .grammar import NEVER, Grammar, Phase
 from .llama import SemanticModel
 from .sampling import Sampler, SamplingOptions
@@ -36,7 +37,7 @@ class Opening(NamedTuple):
 
 
 Drawn = Generator[int, None, None]
-"""Tokens as they are drawn. Closing it stops the drawing."""
+"""Tokens as they are drawn, units with their detail. Closing it stops the drawing."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class LocalDecoder:
     def draw(self, start: int, tokens: Sequence[int], phase: Phase, draws: Draws) -> Drawn:
         grammar, options = self.grammar, draws.options
         sampler = Sampler(options, draws.seed, grammar.vocabulary.size)
-        logits = self._logits(start, tokens)
+        state = self._states(start, tokens)[-1]
         at, now, count = start + len(tokens), int(phase), 0
         history: list[int] = []
         while True:
@@ -127,7 +128,7 @@ class LocalDecoder:
             if token is None:
                 with torch.inference_mode():
                     token = sampler.draw(
-                        logits,
+                        self._logits(state),
                         draws.made,
                         self._allowed[now],
                         temperature=options.temperature if rule.units else options.text_temperature,
@@ -137,18 +138,25 @@ class LocalDecoder:
             if now != NEVER and at >= self.capacity:
                 return
             draws.made += 1
-            yield token
+            yield self._told(token, state) if grammar.vocabulary.is_unit(token) else token
             if now == NEVER:
                 return
             history.append(token)
-            logits = self._logits(at, [token])
+            state = self._states(at, [token])[-1]
             at += 1
 
-    @torch.inference_mode()
-    def _logits(self, start: int, tokens: Sequence[int]) -> Tensor:
-        """After the last of `tokens`: (V,)."""
-        logits: Tensor = self.model.lm_head(self._states(start, tokens)[-1])
+    def _logits(self, state: Tensor) -> Tensor:
+        """Of the token after a state (hidden,): (V,)."""
+        logits: Tensor = self.model.lm_head(state)
         return logits
+
+    @torch.inference_mode()
+    def _told(self, unit: int, state: Tensor) -> int:
+        """A unit's token that was drawn by a state (hidden,), with the likeliest level of each digit of its detail."""
+        if self.model.detail_head is None:
+            return unit
+        logits = self.model.detail_logits(state[None], torch.tensor([unit], device=self._device))
+        return unit + self.grammar.vocabulary.size * int(detail_of(logits.argmax(-1)))
 
     @torch.inference_mode()
     def _states(self, start: int, tokens: Sequence[int]) -> Tensor:

@@ -66,5 +66,6 @@ def save_hugging_face(model: SemanticModel, vocabulary: SpeechVocabulary, folder
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     state = {name: value.detach().cpu().float().contiguous() for name, value in model.state_dict().items()}
     state.pop("model.embed_detail.weight", None)
+    state.pop("detail_head.weight", None)
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     vocabulary.save(folder)

@@ -36,7 +36,7 @@ class SemanticConfig:
     tie_word_embeddings: bool = True
     max_position_embeddings: int = 4096
     detail: int = 0
-    """Digits of a heard unit's detail (`speech_tokenizer/detail.py`); no part of a LLaMA."""
+    """Digits of a unit's detail (`speech_tokenizer/detail.py`), heard and spoken; no part of a LLaMA."""
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -121,6 +121,10 @@ class SemanticModel(nn.Module):
             self.register_state_dict_post_hook(_drop_head)  # type: ignore[no-untyped-call]
             self.register_load_state_dict_pre_hook(_restore_head)  # type: ignore[no-untyped-call]
         self.apply(_initialise)
+        self.detail_head: nn.Linear | None = None
+        if config.detail:
+            self.detail_head = nn.Linear(2 * config.hidden_size, config.detail * DETAIL_LEVELS, bias=False)
+            _initialise(self.detail_head)
 
     def forward(
         self,
@@ -131,7 +135,7 @@ class SemanticModel(nn.Module):
     ) -> Tensor:
         """Logits of the token after each of `tokens`.
 
-        tokens: int64 (B, T), units that are heard with their detail (`vocabulary.heard`). cache: keys and values of
+        tokens: int64 (B, T), units that are heard with their detail (`vocabulary.told`). cache: keys and values of
         what came before; `tokens` are appended to it in place.
         positions: int (B, T) rotary positions, by default counted on from the cache's length; packed training rows
         restart them at each document. mask: bool (B, 1, T, T), True = may attend, for packed rows without a cache;
@@ -152,6 +156,18 @@ class SemanticModel(nn.Module):
             raise ValueError("a mask is for packed rows without a cache; with a cache attention is causal")
         states: Tensor = self.model(tokens, cache, positions, mask)
         return states
+
+    def detail_logits(self, states: Tensor, units: Tensor) -> Tensor:
+        """Logits (N, digits, levels) of the detail of unit tokens (N,) that were drawn by `states` (N, hidden).
+
+        Each digit for itself: what word is being said decides them, and both states and unit know of it. Raises
+        TypeError when the model knows no detail.
+        """
+        if self.detail_head is None:
+            raise TypeError("this model knows no detail")
+        told = torch.cat((states, self.model.embed_tokens(units)), dim=-1)
+        logits: Tensor = self.detail_head(told)
+        return logits.view(*logits.shape[:-1], -1, DETAIL_LEVELS)
 
     def fuse_(self) -> SemanticModel:
         """Join q|k|v and gate|up into one linear each: a decode step makes fewer, larger products. For inference only:

@@ -38,7 +38,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Unit:
-    """One semantic unit: 20 ms of speech (0..1023)."""
+    """One semantic unit with its detail, if any (`speech_tokenizer/detail.py`): 20 ms of speech."""
 
     index: int
 

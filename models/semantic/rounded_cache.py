@@ -27,7 +27,7 @@ def cache_scales(model: SemanticModel, grammar: Grammar) -> Tensor:
     spoken = [vocabulary.unit(index) for index in range(0, N_UNITS, 8)]
     details = torch.randint(DETAIL_LEVELS**model.config.detail, (N_UNITS,), generator=torch.Generator().manual_seed(0))
     told = 1 + details if model.config.detail else torch.zeros_like(details)
-    heard = [vocabulary.heard(index + N_UNITS * int(told[index])) for index in range(0, N_UNITS, 8)]
+    heard = [vocabulary.told(index + N_UNITS * int(told[index])) for index in range(0, N_UNITS, 8)]
     letters = vocabulary.character_ids.nonzero().flatten().tolist()[:32]
     tokens = [*open_speech(vocabulary), *heard, vocabulary.eosp, vocabulary.eoh, *open_answer(vocabulary, "text")]
     tokens += [*letters, vocabulary.ua, *letters, vocabulary.sosp, *spoken[::-1], vocabulary.eosp]

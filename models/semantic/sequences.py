@@ -1,7 +1,8 @@
 """Training sequences of the semantic model, in the layout that decoding feeds.
 
 `targets[i]` is what the model should say after it has been fed `tokens[: i + 1]` (already shifted), or IGNORED where
-the decoder never asks: units that were heard, text that was typed, tokens that decoding forces.
+the decoder never asks: units that were heard, text that was typed, tokens that decoding forces. A unit to be said has
+its detail, if that is known.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def heard(
             made.produce(vocabulary.encode(word.text))
 
     for frame, unit in enumerate(units, start=1):
-        made.feed([vocabulary.heard(unit)])
+        made.feed([vocabulary.told(unit)])
         write_due(frame)
         made.say(vocabulary.listen)
     if final:
@@ -132,8 +133,8 @@ def answer(
 ) -> Labelled:
     """A spoken answer (or, with learn_text=False in mode "text", a text to be read out).
 
-    units: (T,); words: in order, word i owns units[end of word i - 1 : its own end], the last one up to the end; `text`
-    of each is one whitespace word. learn_text: train on the text itself and on where it stops.
+    units: (T,), detail included; words: in order, word i owns units[end of word i - 1 : its own end], the last one up
+    to the end; `text` of each is one whitespace word. learn_text: train on the text itself and on where it stops.
     Raises ValueError for a word without units or without a character.
     """
     made = Labelled()
@@ -153,7 +154,10 @@ def answer(
         if not start < end <= len(units) or len(spelled) < 2 or len(layout.spoken_words(word.text)) != 1:
             raise ValueError(f"word {i} {word.text!r} has no units, no characters or a space (frames {start} to {end})")
         characters(spelled)
-        made.produce([*(vocabulary.unit(u) for u in units[start:end]), vocabulary.eosp])
+        for unit in units[start:end]:
+            made.say(vocabulary.told(unit))
+            made.feed([vocabulary.told(unit) % vocabulary.size])  # its own detail is nothing that it goes on from
+        made.produce([vocabulary.eosp])
         start = end
     characters([vocabulary.eos])
     return made

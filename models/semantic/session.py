@@ -93,7 +93,7 @@ class SemanticSession:
         """Units as they are listened to; before the first of a turn, what opens it is fed."""
         if units and len(self._tokens) == self._history:
             self._feed(layout.open_speech(self._vocabulary))
-        return [(self._vocabulary.heard(unit), self._vocabulary.listen) for unit in units]
+        return [(self._vocabulary.told(unit), self._vocabulary.listen) for unit in units]
 
     def _listen(self, given: Sequence[_Given], answer: Opening | None = None) -> Drawn | None:
         """Feed what is given; after each token let the model write text tokens until it prefers that token's stop.
@@ -290,7 +290,7 @@ class SemanticSession:
             yield token
             # A token that stops is not fed: it goes in with whatever follows it.
             if token not in stops and not (phase == Phase.WORD_FIRST and token == self._vocabulary.eosp):
-                self._remember([token])
+                self._remember([token % self._vocabulary.size])  # of what it says itself it is fed no detail
 
     def _feed(self, tokens: Sequence[int]) -> None:
         self._decoder.feed(self._settle(), tokens)

@@ -24,10 +24,12 @@ from ...kernels.rotary import rotary_tables
 from ...kernels.sampling import TokenClasses, sample
 from ...kernels.selection import fused
 from ...kernels.weight_only import linear
+from ..speech_tokenizer.detail import DETAIL_LEVELS, detail_of
 from .decoder import Draws
 from .grammar import NEVER, Grammar, Phase
 from .llama import SemanticModel
 from .rounded_cache import cache_scales
+from .vocabulary import N_UNITS
 
 NOTHING, FULL, BROKEN = -1, -2, -3
 """In place of a token: the slot was idle; its memory was full; its logits were not finite."""
@@ -201,7 +203,7 @@ class SlotModel:
         live = (rows >= 0) & (numbers[:, _ACTIVE] != 0)
         slots = torch.where(live, rows, NOTHING).int()
         states = self.states(numbers[:, _TOKEN, None].clamp(min=0), slots, numbers[:, _LENGTH].int())
-        return self._draw(self.logits(states[:, 0]), at, numbers, live, numbers[:, _LENGTH] + 1)
+        return self._draw(states[:, 0], at, numbers, live, numbers[:, _LENGTH] + 1)
 
     def running(self, size: int) -> Tensor:
         """Whether any of the first `size` of `rows` would still draw: bool (). To be captured."""
@@ -217,7 +219,7 @@ class SlotModel:
         stop = logits.gather(-1, tensors.stops[..., None])[..., 0]
         tensors.out[:, :length] = 2 * text + (best > stop + self._bias[tensors.stops]).long()
         last = (tensors.counts - 1).clamp(min=0)
-        ends = logits.gather(1, last[:, None, None].expand(-1, 1, logits.shape[-1]))[:, 0]
+        ends = states.gather(1, last[:, None, None].expand(-1, 1, states.shape[-1]))[:, 0]
         at = torch.where(tensors.slots < 0, self.options.slots, tensors.slots)
         numbers = self.numbers[at]
         live = (tensors.slots >= 0) & (numbers[:, _ACTIVE] != 0)
@@ -266,8 +268,9 @@ class SlotModel:
         scales: Tensor | None = getattr(layer, "scales", None)
         return linear(x, layer.weight, scales, counters=self._linear_counters, **parts)
 
-    def _draw(self, logits: Tensor, at: Tensor, numbers: Tensor, live: Tensor, length: Tensor) -> Tensor:
-        """Draw a token for each row from logits (B, V), note it in `numbers` and return what the host is told (B,)."""
+    def _draw(self, states: Tensor, at: Tensor, numbers: Tensor, live: Tensor, length: Tensor) -> Tensor:
+        """Draw a token for each row from states (B, hidden), note it in `numbers`; what the host is told (B,)."""
+        logits = self.logits(states)
         phase, count = numbers[:, _PHASE], numbers[:, _COUNT]
         sampled = self._sample(logits, at, numbers)
         exit_token = self._exit[phase]
@@ -278,7 +281,7 @@ class SlotModel:
         ends = then == NEVER
         full = ~ends & (length >= self.options.capacity)
         goes_on = live & finite & ~ends & ~full
-        told = torch.where(finite, torch.where(full, FULL, token), BROKEN)
+        told = torch.where(finite, torch.where(full, FULL, self._told(token, states)), BROKEN)
         now = torch.stack(
             (
                 token,
@@ -294,6 +297,16 @@ class SlotModel:
         self.numbers[at] = torch.where(live[:, None], torch.cat((now, numbers[:, _KEY:]), dim=1), numbers)
         self.seen[at, token] = self.seen[at, token] | (live & (phase <= Phase.TEXT))
         return torch.where(live, told, NOTHING)
+
+    def _told(self, tokens: Tensor, states: Tensor) -> Tensor:
+        """Tokens (B,) drawn by states (B, hidden) before their norm, the units among them with their detail."""
+        model, norm = self.model, self.model.model.norm
+        if model.detail_head is None:
+            return tokens
+        known = torch.cat((norm(states), model.model.embed_tokens(tokens)), dim=-1)
+        logits = self._linear(known, model.detail_head).view(len(tokens), -1, DETAIL_LEVELS)
+        units = (tokens >= self._units.start) & (tokens < self._units.stop)
+        return torch.where(units, tokens + model.config.vocab_size * detail_of(logits.argmax(-1)), tokens)
 
     def _sample(self, logits: Tensor, at: Tensor, numbers: Tensor) -> Tensor:
         """Draw as `Sampler.draw` does, for rows that differ in everything: (B,)."""
@@ -316,6 +329,7 @@ class SlotModel:
     def _table(self, grammar: Grammar) -> None:
         """The grammar's rules as tensors, one row for each phase."""
         device, size = self.lane.device, grammar.vocabulary.size
+        self._units = range(grammar.vocabulary.n_text, grammar.vocabulary.n_text + N_UNITS)
         rules = grammar.rules
         self._classes = TokenClasses.of([rule.allowed for rule in rules], size, device)
         columns = [[rule.exit, rule.inner, rule.outer, rule.limit] for rule in rules]

@@ -129,10 +129,10 @@ class SpeechVocabulary:
             raise ValueError(f"semantic unit {index} is outside 0..{N_UNITS - 1}")
         return self.n_text + index
 
-    def heard(self, index: int) -> int:
-        """What stands for a unit as it is heard (`speech_tokenizer/detail.py`): its token plus `size` times its detail.
+    def told(self, index: int) -> int:
+        """The token of a unit with its detail (`speech_tokenizer/detail.py`): plain, plus `size` times the detail.
 
-        A model whose config has `detail` takes such numbers for tokens; one without takes plain units alone.
+        A model whose config has `detail` hears and speaks such numbers; one without takes plain units alone.
         """
         detail, unit = divmod(index, N_UNITS)
         return self.unit(unit) + self.size * detail
@@ -142,10 +142,11 @@ class SpeechVocabulary:
         return self.n_text <= token % self.size < self.n_text + N_UNITS
 
     def unit_index(self, token: int) -> int:
-        """Semantic unit of a unit token, without its detail."""
+        """Semantic unit of a unit token, with the detail that the token has: the inverse of `told`."""
         if not self.is_unit(token):
             raise ValueError(f"token {token} is not a semantic unit")
-        return token % self.size - self.n_text
+        detail, plain = divmod(token, self.size)
+        return plain - self.n_text + N_UNITS * detail
 
     # Files
 

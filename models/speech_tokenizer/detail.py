@@ -1,14 +1,15 @@
-"""What an encoder knows and its unit does not tell, for a listener alone.
+"""What an encoder knows and its unit does not tell.
 
-A unit is also spoken, so it has to be one of few: of the letters that an encoder's states tell, its units lose half as
-many again. Who only listens can be told more: the digits of a second, finer quantiser, supervised by the same letters.
-A heard unit is one number, `unit + N * detail` with N units in all, so that it goes wherever units go; without detail,
-as everything that is spoken, it is the unit itself.
+A unit is drawn when speech is made, so it has to be one of few: of the letters that an encoder's states tell, its units
+lose half as many again. The digits of a second, finer quantiser, supervised by the same letters, tell most of them:
+who listens is told them by the encoder, who makes sound by whoever made the unit. A unit with its detail is one number,
+`unit + N * detail` with N units in all, so that it goes wherever units go; without detail it is the unit itself.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .fsq import FiniteScalarQuantizer
@@ -37,3 +38,19 @@ def levels_of(detail: Tensor, digits: int) -> Tensor:
     """The level 0 .. 3 of each digit of detail (...), shape (..., digits) int64; of none, whatever."""
     powers = DETAIL_LEVELS ** torch.arange(digits, device=detail.device)
     return (detail[..., None] - 1) // powers % DETAIL_LEVELS
+
+
+def detail_of(levels: Tensor) -> Tensor:
+    """The detail (...) whose digits have these levels (..., digits)."""
+    powers = DETAIL_LEVELS ** torch.arange(levels.shape[-1], device=levels.device)
+    return 1 + (levels * powers).sum(-1)
+
+
+def semantics(units: Tensor, codebook: Tensor, digits: int) -> Tensor:
+    """What units (...) with or without detail tell who makes sound of them: (..., D + digits).
+
+    Their vectors in the codebook (N, D), then the digits of the detail, each in [-1, 1]; 0 where there is none.
+    """
+    detail = units // len(codebook)
+    told = torch.where(detail[..., None] > 0, levels_of(detail, digits) / 1.5 - 1.0, 0.0)
+    return torch.cat((F.embedding(units % len(codebook), codebook), told.to(codebook)), dim=-1)

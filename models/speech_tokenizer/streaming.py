@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .detail import semantics
 from .semantic_encoder import HOP, UNITS, SemanticEncoder, SemanticEncoderConfig, SemanticState
 from .spectral import AcousticDecoder, AcousticEncoder, DecoderState
 
@@ -102,6 +103,10 @@ class StreamingSpeechTokenizer(nn.Module):
     def semantic_latents(self, units: Tensor) -> Tensor:
         """Codebook 0: (B, T) -> (B, T, D)."""
         return F.embedding(units, self.codebooks.vectors[0])
+
+    def semantics(self, units: Tensor) -> Tensor:
+        """What a flow is told of units with or without detail: (B, T) -> (B, T, D + digits of it)."""
+        return semantics(units, self.codebooks.vectors[0], self.config.semantic.detail)
 
     def decode(self, latents: Tensor) -> Tensor:
         """(B, T, D) -> waveform (B, 1, 320 * T)."""

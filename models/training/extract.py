@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..errors import ConfigError
 from ..speech_tokenizer.semantic_encoder import UNITS
 from .augment import augment
 from .corpus import Corpus
@@ -168,3 +169,17 @@ def load_spoken(path: Path, corpus: Corpus) -> dict[str, Spoken]:
         str(name): Spoken(u, corpus.by_id[str(name)].text.split() if len(e) else [], e.tolist(), c.tolist(), d)
         for name, u, e, c, d in zip(data["ids"], units, ends, cuts, detail, strict=True)
     }
+
+
+def all_units(corpus: Corpus, spoken: dict[str, Spoken]) -> Tensor:
+    """Units of the whole corpus (frames,) int16, in its order."""
+    return torch.from_numpy(np.concatenate([spoken[u.id].units for u in corpus.utterances]))
+
+
+def all_details(corpus: Corpus, spoken: dict[str, Spoken]) -> Tensor:
+    """The units' detail (frames,) int64, in the same order. Raises ConfigError when the encoder told none."""
+    found = [spoken[u.id].detail for u in corpus.utterances]
+    told = [detail for detail in found if detail is not None]
+    if len(told) < len(found):
+        raise ConfigError("the encoder of this run tells no detail: set perceptual.model.detail = 0")
+    return torch.from_numpy(np.concatenate(told))

@@ -10,8 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..errors import ConfigError
 from ..perceptual.block_causal import BlockCausalConfig, BlockCausalFlow
 from ..perceptual.objective import draw_situation, flow_loss
+from ..speech_tokenizer.detail import DETAIL_LEVELS, detail_of, levels_of, semantics
+from ..speech_tokenizer.fsq import FiniteScalarQuantizer
+from ..speech_tokenizer.semantic_encoder import UNITS
 from ..speech_tokenizer.streaming import StreamingSpeechTokenizer
 from .batches import BucketBatches
 from .corpus import Corpus, Utterance
@@ -33,8 +37,44 @@ class PerceptualRecipe:
     longest_frames: int = 400
     bucket_frames: int = 50
     """Utterances are padded to multiples of so many frames: as many shapes as longest_frames holds."""
+    without_detail: float = 0.1
+    """Share of the utterances whose units come without detail, where the model knows any."""
+    near_detail: float = 0.3
+    """Of the others, so many of the digits at most are off by one level: whoever makes them up errs."""
+    near_units: float = 0.0
+    """So many of the units at most are off by a level in one digit: they are drawn with some chance, where their detail
+    is the likeliest, so a flow should not believe them before it."""
     evaluate_every: int = 0
     """Steps between losses of the held-out split (0: at the end only)."""
+
+
+def misjudged(detail: Tensor, digits: int, recipe: PerceptualRecipe, generator: torch.Generator) -> Tensor:
+    """Detail (B, T) as a semantic model may give it: of some rows none, of the others with digits that are off."""
+    rows = len(detail)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, device=detail.device)
+
+    levels = levels_of(detail, digits)
+    off = drawn(*levels.shape) < recipe.near_detail * drawn(rows, 1, 1)
+    step = torch.where(drawn(*levels.shape) < 0.5, -1, 1)
+    moved = torch.where(off, (levels + step).clamp(0, DETAIL_LEVELS - 1), levels)
+    known = (detail > 0) & (drawn(rows, 1) >= recipe.without_detail)
+    return torch.where(known, detail_of(moved), 0)
+
+
+def nearby(units: Tensor, recipe: PerceptualRecipe, generator: torch.Generator) -> Tensor:
+    """Units (B, T), of each row some with one of their digits off by a level."""
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, device=units.device)
+
+    weight = FiniteScalarQuantizer.levels ** (drawn(*units.shape) * FiniteScalarQuantizer.digits).long()
+    level = units // weight % FiniteScalarQuantizer.levels
+    step = torch.where(drawn(*units.shape) < 0.5, -1, 1)
+    moved = (level + step).clamp(0, FiniteScalarQuantizer.levels - 1) - level
+    off = drawn(*units.shape) < recipe.near_units * drawn(len(units), 1)
+    return torch.where(off, units + moved * weight, units)
 
 
 @torch.inference_mode()
@@ -69,6 +109,7 @@ def train(
     folder: Path,
     recipe: PerceptualRecipe,
     *,
+    detail: Tensor | None = None,
     device: str = "cpu",
     start: BlockCausalFlow | None = None,
     compiled: bool = False,
@@ -78,13 +119,14 @@ def train(
 ) -> BlockCausalFlow:
     """Train the perceptual model in `folder` on `codes` (from `extract_codes`), resuming from its checkpoint.
 
-    start: a model to go on from; budget: seconds that it may take.
+    detail (frames,) int64: of the units, for a model that knows any; start: a model to go on from, which may know
+    none yet; budget: seconds that it may take.
     """
     torch.manual_seed(recipe.loop.seed)
     model = BlockCausalFlow(recipe.model)
     tokenizer, codes = tokenizer.to(device), codes.to(device)
     if start is not None:
-        model.load_state_dict(start.state_dict())
+        model.load_state_dict(widened(start.state_dict(), model))
     else:
         sample = tokenizer.latents(codes[torch.randperm(len(codes))[:100_000].to(device)].long().T[:, None])[0]
         model.latent_mean.copy_(sample.mean(0))
@@ -96,6 +138,10 @@ def train(
         for block in model.blocks:
             block.compile(dynamic=True)
     recordings = Recordings(corpus, device)
+    digits = recipe.model.detail
+    if digits and detail is None:
+        raise ConfigError(f"the perceptual model knows {digits} digits of detail: the units have none")
+    details = torch.zeros(0, dtype=torch.int64) if detail is None else detail.to(device)
 
     def situated_loss(pool: Sequence[Utterance], batches: BucketBatches, step: int) -> Tensor:
         index = batches(step)
@@ -105,8 +151,14 @@ def train(
         codes_of = recordings.rows(codes, chosen, longest, first).long().permute(2, 0, 1)
         frames = torch.tensor([u.frames for u in chosen], device=device)
         valid = torch.arange(longest, device=device)[None] < frames[:, None]
-        latents, v1 = tokenizer.latents(codes_of), tokenizer.semantic_latents(codes_of[0])
         generator = torch.Generator(device).manual_seed(step)
+        units = codes_of[0]
+        if recipe.near_units:
+            units = nearby(units, recipe, generator)
+        if digits:
+            told = recordings.rows(details, chosen, longest, first)
+            units = units + UNITS * misjudged(told, digits, recipe, generator)
+        latents, v1 = tokenizer.latents(codes_of), semantics(units, tokenizer.codebooks.vectors[0], digits)
         with mixed(latents.device):
             return flow_loss(model, latents, v1, draw_situation(longest, rng), valid=valid, generator=generator)
 
@@ -133,3 +185,13 @@ def train(
     )
     loop.run(lambda step: {"loss": situated_loss(training, batches, step)}, until=until)
     return model
+
+
+def widened(state: dict[str, Tensor], model: BlockCausalFlow) -> dict[str, Tensor]:
+    """The weights of a model that may know no detail yet, which is then worth nothing at first."""
+    before, wanted = state["in_proj.weight"], model.in_proj.weight
+    missing = wanted.shape[1] - before.shape[1]
+    if missing != model.config.detail:
+        return state
+    x, v1, context = before.chunk(3, dim=1)
+    return state | {"in_proj.weight": torch.cat((x, v1, v1.new_zeros(len(v1), missing), context), dim=1)}

@@ -42,7 +42,7 @@ from ..speech_tokenizer.streaming import StreamingSpeechTokenizer
 from ..voice import Voice
 from . import acoustic, decoder, perceptual_model, reading, semantic_model, semantic_units
 from .corpus import Corpus
-from .extract import Spoken, extract, load_spoken
+from .extract import Spoken, all_details, all_units, extract, load_spoken
 from .loop import LoopConfig
 from .lora import add_lora_, merge_
 from .parallel import World
@@ -234,9 +234,13 @@ def train_semantic(run: Path, recipe: Recipe, start: Bundle | None = None) -> No
 
 def train_perceptual(run: Path, recipe: Recipe, start: Bundle | None = None) -> None:
     """The perceptual model, on all levels of the tokenizer's codes."""
+    wanted = recipe.perceptual.model
+    if wanted.detail not in (0, recipe.units.encoder.detail):
+        raise ConfigError(f"perceptual.model.detail = {wanted.detail}, the encoder tells {recipe.units.encoder.detail}")
     if start is not None:
-        sigma = recipe.perceptual.model.prior_sigma  # not a weight, and smaller when speaking than in training
-        _same("perceptual model", replace(start.perceptual.config, prior_sigma=sigma), recipe.perceptual.model)
+        theirs = start.perceptual.config  # one that knows no detail yet may learn of it
+        theirs = replace(theirs, prior_sigma=wanted.prior_sigma)  # no weight, and smaller when speaking
+        _same("perceptual model", replace(theirs, detail=theirs.detail or wanted.detail), wanted)
     corpus = Corpus(run / "corpus")
     world = World.join(device())
     tokenizer = load_tokenizer(run, recipe, corpus, start)
@@ -250,6 +254,7 @@ def train_perceptual(run: Path, recipe: Recipe, start: Bundle | None = None) -> 
         codes(run, corpus, tokenizer),
         run / "perceptual",
         recipe.perceptual,
+        detail=all_details(corpus, _spoken(run, corpus)) if wanted.detail else None,
         device=device(),
         start=None if start is None else start.perceptual,
         world=world,
@@ -263,11 +268,6 @@ def codes(run: Path, corpus: Corpus, tokenizer: StreamingSpeechTokenizer) -> Ten
         units = all_units(corpus, _spoken(run, corpus))
         save_file({"codes": perceptual_model.extract_codes(corpus, tokenizer, units).cpu()}, path)
     return load_file(path)["codes"]
-
-
-def all_units(corpus: Corpus, spoken: dict[str, Spoken]) -> Tensor:
-    """Units of the whole corpus (frames,) int16, in its order."""
-    return torch.from_numpy(np.concatenate([spoken[u.id].units for u in corpus.utterances]))
 
 
 def _extract(run: Path, recipe: Recipe, corpus: Corpus, views: int, start: Bundle | None) -> None:

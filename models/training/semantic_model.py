@@ -15,6 +15,7 @@ from ..semantic.hugging_face import extend_llama
 from ..semantic.llama import SemanticModel
 from ..semantic.sequences import IGNORED
 from ..semantic.vocabulary import N_UNITS, SpeechVocabulary
+from ..speech_tokenizer.detail import levels_of
 from .corpus import Corpus
 from .documents import Builder, Packed, PackedBatches, documents
 from .extract import Spoken
@@ -28,14 +29,23 @@ from .semantic_recipe import SemanticRecipe, model_config
 def weighted_loss(
     model: SemanticModel, vocabulary: SpeechVocabulary, batch: Packed, recipe: SemanticRecipe
 ) -> dict[str, Tensor]:
-    """Mean cross-entropy where something is asked, weighted by kind of target, and its parts by kind."""
+    """Mean cross-entropy where something is asked, weighted by kind of target, and its parts by kind.
+
+    Where the units that are said have detail and the model knows of it, the mean of its digits' is added.
+    """
     asked = (batch.targets.flatten() != IGNORED).nonzero()[:, 0]
-    truth = batch.targets.flatten()[asked]
+    detail = batch.targets.flatten()[asked] // vocabulary.size
+    truth = batch.targets.flatten()[asked] % vocabulary.size
     # Padded to few lengths: oneDNN keeps a plan for every shape that a product ever had, gigabytes after an hour.
     padded = F.pad(asked, (0, -len(asked) % 512))
     with mixed(batch.tokens.device):
         states = model.hidden(batch.tokens, mask=batch.mask()).flatten(0, 1)[padded]
         logits = model.lm_head(states)[: len(asked)]
+        told = (detail > 0).nonzero()[:, 0]
+        digits = None
+        if model.detail_head is not None and len(told):
+            rows = F.pad(told, (0, -len(told) % 512))
+            digits = model.detail_logits(states[rows], truth[rows])[: len(told)]
     each = F.cross_entropy(logits.float(), truth, reduction="none")
     listen, text = truth == vocabulary.listen, truth < vocabulary.n_text
     unit = (truth >= vocabulary.n_text) & (truth < vocabulary.n_text + N_UNITS)
@@ -45,7 +55,12 @@ def weighted_loss(
         return each[mask].sum() / mask.sum().clamp_min(1)
 
     loss = (each * weight).sum() / weight.sum()
-    return {"loss": loss, "listen": mean(listen), "text": mean(text), "unit": mean(unit)}
+    parts = {"listen": mean(listen), "text": mean(text), "unit": mean(unit)}
+    if digits is not None:
+        levels = levels_of(detail[told], model.config.detail)
+        parts["detail"] = F.cross_entropy(digits.float().flatten(0, 1), levels.flatten())
+        loss = loss + recipe.detail_weight * parts["detail"]
+    return {"loss": loss, **parts}
 
 
 def train(

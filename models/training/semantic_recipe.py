@@ -59,6 +59,8 @@ class SemanticRecipe:
     listen_weight: float = 0.5
     text_weight: float = 4.0
     """Text is a tenth of the targets and all of the understanding."""
+    detail_weight: float = 1.0
+    """Of the digits of what is said, a mean of theirs, beside everything else."""
     base: str | None = None
     """Folder of a Hugging Face LLaMA whose weights and text vocabulary are the start; sizes above are then its own."""
     lora_rank: int = 0

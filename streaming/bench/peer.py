@@ -56,7 +56,7 @@ def _peer(transformers: Any, model: SemanticModel) -> Any:
         peer = transformers.LlamaForCausalLM(config)
     state: dict[str, torch.Tensor] = {}
     for name, tensor in model.state_dict().items():
-        if "embed_detail" in name:  # it reads plain tokens
+        if "detail" in name:  # it reads and says plain tokens
             continue
         parts: tuple[tuple[str, int], ...] = ()
         if "qkv_proj" in name:

@@ -114,8 +114,8 @@ def edit(folder: Path, **changes: object) -> None:
     (folder / "config.json").write_text(json.dumps(data | changes))
 
 
-def semantic(folder: Path, **changes: object) -> None:
-    edit(folder, semantic=json.loads((folder / "config.json").read_text())["semantic"] | changes)
+def part(folder: Path, name: str, **changes: object) -> None:
+    edit(folder, **{name: json.loads((folder / "config.json").read_text())[name] | changes})
 
 
 def resave(path: Path, drop: str | None = None, **extra: torch.Tensor) -> None:
@@ -139,8 +139,9 @@ def resave(path: Path, drop: str | None = None, **extra: torch.Tensor) -> None:
         (lambda f: edit(f, voices=["first"]), CheckpointError, "second"),
         (lambda f: edit(f, solver={"method": "heun", "nfe": 2}), ConfigError, "heun"),
         (lambda f: edit(f, blocks={"sizes": [0]}), ConfigError, "block"),
-        (lambda f: semantic(f, detail=0), ConfigError, "hears 3 digits of detail, the semantic model takes 0"),
-        (lambda f: semantic(f, detail=29), ConfigError, "do not go into 63 bits"),
+        (lambda f: part(f, "semantic", detail=0), ConfigError, "hears 3 digits of detail, the semantic model takes 0"),
+        (lambda f: part(f, "perceptual", detail=2), ConfigError, "perceptual model takes 2 digits of detail"),
+        (lambda f: part(f, "semantic", detail=29), ConfigError, "do not go into 63 bits"),
         (lambda f: (f / "semantic.safetensors").write_bytes(b"\x00" * 50), CheckpointError, "semantic.safetensors"),
         (lambda f: (f / "semantic.safetensors").write_bytes(b""), CheckpointError, "semantic.safetensors"),
         (lambda f: resave(f / "semantic.safetensors", "lm_head.weight"), CheckpointError, "lm_head.weight"),

@@ -192,6 +192,26 @@ def test_blocks_are_cut_as_the_schedule_says(units: list[int], sizes: list[int])
     assert [len(block) for block in blocks] == schedule.lengths(len(units))
 
 
+def test_detail_is_heard_in_the_sound(bundle: Bundle) -> None:
+    speaker, voice = Speaker(bundle), bundle.voice(None)
+    units = [3, 5, 8, 13, 21, 34]
+    plain = next(speak_units(speaker, units, bundle.config.blocks, voice, 0))
+    with_detail = [u + 1024 * 7 for u in units]
+    told = next(speak_units(speaker, with_detail, bundle.config.blocks, voice, 0))
+    assert plain.units == tuple(units[: plain.end_frame])
+    assert told.units == tuple(with_detail[: told.end_frame])
+    assert not np.array_equal(told.pcm, plain.pcm)
+
+
+def test_a_conversion_is_told_all_that_is_heard(bundle: Bundle, listener: Listener) -> None:
+    wav = noise(9 * 320)
+    listener.begin([])
+    listener.listen(wav)
+    units = [piece.index for piece in listener.convert() if isinstance(piece, Unit)]
+    assert units == bundle.tokenizer.hear(torch.from_numpy(wav)[None, None])[0].tolist()
+    assert min(units) >= 1024
+
+
 def test_utterances_side_by_side_sound_as_alone(bundle: Bundle) -> None:
     speaker, schedule = Speaker(bundle), bundle.config.blocks
     units = [list(range(k, k + 40)) for k in (0, 100)]

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...perceptual.block_causal import BlockCausalFlow
 from ...perceptual.flow_matching import Solver
 from ...perceptual.streaming import solve_offline
+from ...speech_tokenizer.semantic_encoder import UNITS
 from ...speech_tokenizer.streaming import StreamingSpeechTokenizer
 from .. import semantic_units
 from ..corpus import Corpus, Utterance
@@ -44,17 +45,21 @@ def spoken_again(
     codes: Tensor,
     u: Utterance,
     *,
+    detail: Tensor | None = None,
     prompt_frames: int,
     solver: Solver = SOLVER,
 ) -> Tensor:
     """The utterance from its units alone, (N,) on the CPU, in the voice of another recording of its speaker.
 
-    codes: of the whole corpus (frames, n_q); prompt_frames: length of the voice prompt.
+    codes: of the whole corpus (frames, n_q); detail: of its units (frames,); prompt_frames: length of the voice prompt.
     """
 
     def of(which: Utterance, frames: int) -> tuple[Tensor, Tensor]:
         own = recordings.rows(codes, [which], frames, [0]).long().permute(2, 0, 1)
-        return tokenizer.latents(own), tokenizer.semantic_latents(own[0])
+        units = own[0]
+        if detail is not None:
+            units = units + UNITS * recordings.rows(detail, [which], frames, [0])
+        return tokenizer.latents(own), tokenizer.semantics(units)
 
     same = (each for each in recordings.corpus.utterances if each.speaker == u.speaker and each.id != u.id)
     voice = next((each for each in same if each.frames >= prompt_frames), None)

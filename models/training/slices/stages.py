@@ -25,15 +25,16 @@ from ...errors import ConfigError
 from ...perceptual.block_causal import BlockCausalFlow
 from ...semantic.llama import SemanticModel
 from ...semantic.vocabulary import SpeechVocabulary
+from ...speech_tokenizer.semantic_encoder import UNITS
 from ...speech_tokenizer.streaming import StreamingSpeechTokenizer
 from .. import acoustic, perceptual_model, semantic_model, semantic_units
 from .. import decoder as decoding
 from ..ablation import Bench
 from ..corpus import Corpus
-from ..extract import Spoken, extract, load_spoken
+from ..extract import Spoken, all_units, extract, load_spoken
 from ..precision import mixed
 from ..reading import learn_detail
-from ..recipe import Recipe, all_units, prompt_voice, restore
+from ..recipe import Recipe, prompt_voice, restore
 from ..recordings import Recordings
 from ..semantic_recipe import model_config
 from .ablation import judge_of, run_variants
@@ -126,7 +127,7 @@ def decoder(run: Slice) -> Figures:
     base, reader = _tokenizer(run, run.earlier("tokenizer"))
     known = units_id(base.codebooks)
     base.to(machine.device)
-    codes = perceptual_model.extract_codes(run.corpus, base, _encode_all(run, base))
+    codes = perceptual_model.extract_codes(run.corpus, base, _hear_all(run, base) % UNITS)
     source = run.earlier("decoder", known)
     if source is not None:
         load_strict(base.decoder, read_pieces(source, "decoder"), source)
@@ -194,7 +195,9 @@ def perceptual(run: Slice) -> Figures:
     base, reader = _tokenizer(run, run.earlier("tokenizer"))
     known = units_id(base.semantic)
     base.to(machine.device)
-    codes = perceptual_model.extract_codes(run.corpus, base, _encode_all(run, base))
+    units = _hear_all(run, base)
+    detail = units // UNITS
+    codes = perceptual_model.extract_codes(run.corpus, base, units % UNITS)
     start, source = None, run.earlier("perceptual", known)
     if source is not None:
         start = BlockCausalFlow(run.recipe.perceptual.model)
@@ -206,6 +209,7 @@ def perceptual(run: Slice) -> Figures:
         codes,
         folder,
         run.recipe.perceptual,
+        detail=detail,
         device=machine.device,
         start=start,
         compiled=machine.is_gpu,
@@ -219,7 +223,10 @@ def perceptual(run: Slice) -> Figures:
     speaking.load_state_dict(model.state_dict())
     speaking.to(machine.device).eval()
     frames = run.recipe.prompt_frames
-    made = {u.id: spoken_again(recordings, base, speaking, codes, u, prompt_frames=frames) for u in judged(run.corpus)}
+    made = {
+        u.id: spoken_again(recordings, base, speaking, codes, u, detail=detail, prompt_frames=frames)
+        for u in judged(run.corpus)
+    }
     write_samples(run.out / "samples.wav", list(made.values())[:8])
     if reader is not None:
         figures["cer_spoken_again"] = character_error_rate(reader, made, run.corpus)
@@ -235,7 +242,7 @@ def ablation(run: Slice) -> Figures:
     bench = Bench(
         Recordings(run.corpus, run.machine.device),
         base,
-        perceptual_model.extract_codes(run.corpus, base, _encode_all(run, base)),
+        perceptual_model.extract_codes(run.corpus, base, _hear_all(run, base) % UNITS),
         run.recipe.ablation,
         run.recipe.prompt_frames,
         judge_of(reader, run.corpus),
@@ -271,18 +278,18 @@ def _heard(run: Slice, units: semantic_units.SemanticUnits, view: int) -> dict[s
 
 
 @torch.inference_mode()
-def _encode_all(run: Slice, base: StreamingSpeechTokenizer) -> Tensor:
-    """Units of the whole corpus (frames,) int16."""
+def _hear_all(run: Slice, base: StreamingSpeechTokenizer) -> Tensor:
+    """Units of the whole corpus with their detail (frames,) int64."""
     recordings = Recordings(run.corpus, run.machine.device)
-    units = torch.empty(recordings.frames, dtype=torch.int16, device=run.machine.device)
+    units = torch.empty(recordings.frames, dtype=torch.int64, device=run.machine.device)
     batches = semantic_units.batches_of(run.corpus.utterances, 400.0, 0, fill=False)
     for step in range(batches.per_epoch):
         chosen = [run.corpus.utterances[i] for i in batches(step)]
         wav = recordings.audio(chosen)
         with mixed(wav.device):
-            index = base.encode_semantic(wav[:, None])
+            index = base.hear(wav[:, None])
         for row, u in zip(index, chosen, strict=True):
-            units[recordings.first_row[u.id] :][: u.frames] = row[: u.frames].short()
+            units[recordings.first_row[u.id] :][: u.frames] = row[: u.frames]
     return units
 
 

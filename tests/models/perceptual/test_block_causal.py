@@ -144,6 +144,23 @@ def test_loss_counts_valid_target_frames_alone() -> None:
     assert abs(float((loss(other) - loss(latents)).detach())) > 1e-3
 
 
+def test_detail_tells_of_the_target_and_never_of_the_prompt() -> None:
+    model = awake(BlockCausalConfig(**{**vars(TINY), "detail": 3}))
+    latents, v1 = torch.randn(2, 20, 6), torch.randn(2, 20, 9)
+    situation = Situation(prompt=6, schedule=BlockSchedule((5,)))
+
+    def loss(v1: Tensor) -> Tensor:
+        return flow_loss(model, latents, v1, situation, generator=torch.Generator().manual_seed(3))
+
+    of_prompt, of_target = v1.clone(), v1.clone()
+    of_prompt[:, :6, 6:] += 1.0
+    of_target[:, 6:, 6:] += 1.0
+    assert torch.equal(loss(of_prompt), loss(v1))
+    assert abs(float((loss(of_target) - loss(v1)).detach())) > 1e-3
+    plain = awake()
+    assert torch.equal(plain.normalise_semantics(v1), plain.normalise(v1[..., :6])), "what it does not know of"
+
+
 def test_it_learns_a_toy_relation() -> None:
     torch.manual_seed(0)
     rng = random.Random(0)

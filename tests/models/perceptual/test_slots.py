@@ -17,7 +17,7 @@ SCHEDULE = BlockSchedule((3, 5, 8))
 SOLVER = BUNDLE.config.solver
 CODEBOOK = BUNDLE.tokenizer.codebooks.vectors[0]
 VOICE = BUNDLE.voice("first")
-VOICE_V1 = CODEBOOK[VOICE.units]
+VOICE_V1 = BUNDLE.tokenizer.semantics(VOICE.units)
 
 
 def new_slots(count: int = 3, buckets: Sequence[int] = (1, 3)) -> FlowSlots:
@@ -30,7 +30,10 @@ def new_slots(count: int = 3, buckets: Sequence[int] = (1, 3)) -> FlowSlots:
 
 
 def some_units(n: int, seed: int) -> list[int]:
-    return torch.randint(0, 1024, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
+    """Units with some detail, or with none."""
+    generator = torch.Generator().manual_seed(seed)
+    detail = torch.randint(0, 4**BUNDLE.perceptual.config.detail + 1, (n,), generator=generator)
+    return (torch.randint(0, 1024, (n,), generator=generator) + 1024 * detail).tolist()
 
 
 def blocks_of(units: Sequence[int]) -> list[Sequence[int]]:
@@ -63,7 +66,7 @@ def test_a_stream_equals_the_masked_run(prompt: bool, length: int) -> None:
     open_voice(slots, 1, 5, prompt=prompt)
     offline = solve_offline(
         BUNDLE.perceptual,
-        CODEBOOK[torch.tensor([units])],
+        BUNDLE.tokenizer.semantics(torch.tensor([units])),
         seed=5,
         solver=SOLVER,
         schedule=SCHEDULE,

@@ -55,6 +55,19 @@ def test_detail_adds_a_vector_for_the_level_of_each_digit() -> None:
     assert torch.equal(made[0, 1:], plain[0, 1:])
 
 
+def test_the_detail_of_a_unit_hangs_on_it_and_on_the_state_that_drew_it() -> None:
+    model = tiny(detail=3)
+    states, units = torch.randn(4, model.config.hidden_size), torch.tensor([7, 7, 9, 9])
+    states[1] = states[0]
+    logits = model.detail_logits(states, units)
+    assert logits.shape == (4, 3, 4)
+    assert torch.equal(logits[0], logits[1])
+    assert not torch.equal(model.detail_logits(states[:1], units[2:3])[0], logits[0])
+    assert not torch.equal(logits[2], logits[3])
+    with pytest.raises(TypeError, match="no detail"):
+        tiny().detail_logits(states, units)
+
+
 def test_a_model_that_learns_of_detail_starts_as_it_was() -> None:
     before, after = tiny(), SemanticModel(SemanticConfig(**TINY, detail=2)).eval()
     after.load_state_dict(after.state_dict() | before.state_dict())

@@ -7,7 +7,7 @@ import pytest
 from speechgpt_gen.models.semantic import sequences
 from speechgpt_gen.models.semantic.pieces import Message
 from speechgpt_gen.models.semantic.sequences import IGNORED, Labelled, TimedWord
-from speechgpt_gen.models.semantic.vocabulary import SpeechVocabulary
+from speechgpt_gen.models.semantic.vocabulary import N_UNITS, SpeechVocabulary
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +64,17 @@ def test_answer_by_text_learns_text_and_units_but_not_the_spelling(vocabulary: S
     assert reading.tokens == made.tokens
     assert show(vocabulary, reading).endswith(f"_are/. ua/. {spoken}")
     assert all(t in (IGNORED, vocabulary.eosp) or vocabulary.is_unit(t) for t in reading.targets)
+
+
+def test_a_unit_is_said_with_its_detail_and_fed_without(vocabulary: SpeechVocabulary) -> None:
+    words = [TimedWord("You", 2), TimedWord("are", 3)]
+    plain = sequences.answer(vocabulary, [1, 2, 3], words, "text")
+    made = sequences.answer(vocabulary, [1 + N_UNITS * 5, 2 + N_UNITS * 6, 3], words, "text")
+    assert made.tokens == plain.tokens
+    assert [target % vocabulary.size for target in made.targets if target != IGNORED] == [
+        target for target in plain.targets if target != IGNORED
+    ]
+    assert [target // vocabulary.size for target in made.targets if target > vocabulary.size] == [5, 6]
 
 
 def show_text(vocabulary: SpeechVocabulary, word: str) -> list[str]:

@@ -21,7 +21,7 @@ from speechgpt_gen.models.semantic.pieces import Message, Piece, Text, Transcrip
 from speechgpt_gen.models.semantic.sampling import SamplingOptions
 from speechgpt_gen.models.semantic.sequences import TimedWord
 from speechgpt_gen.models.semantic.session import SemanticSession
-from speechgpt_gen.models.semantic.vocabulary import SpeechVocabulary
+from speechgpt_gen.models.semantic.vocabulary import N_UNITS, SpeechVocabulary
 
 VOCABULARY = SpeechVocabulary.train_bpe(["hello there how are you today"] * 3, 110)
 LIMITS = DecodingLimits(
@@ -84,7 +84,7 @@ def written_one_by_one(history: Sequence[int], units: Sequence[int], final: bool
     """Tokens and transcript of a turn by whole forward passes, one token at a time."""
     tokens = [*history, *layout.open_speech(VOCABULARY)]
     words: list[int] = []
-    given = [*map(VOCABULARY.heard, units), *([VOCABULARY.eosp] if final else [])]
+    given = [*map(VOCABULARY.told, units), *([VOCABULARY.eosp] if final else [])]
     for heard, token in enumerate(given, start=1):
         tokens.append(token)
         last = token == VOCABULARY.eosp
@@ -257,6 +257,22 @@ def test_only_units_stand_between_sosp_and_eosp(mode: layout.Mode) -> None:
 
 
 @pytest.mark.parametrize("mode", ["text", "direct"])
+def test_what_is_said_has_detail_and_the_model_goes_on_from_the_units_alone(mode: layout.Mode) -> None:
+    session = new_session()
+    session.begin_turn()
+    session.hear(some_units(5))
+    before = len(session.tokens)
+    units = [piece.index for piece in session.reply(mode, LIVELY, 2) if isinstance(piece, Unit)]
+    fed = [token for token in session.tokens[before:] if VOCABULARY.is_unit(token)]
+    assert [VOCABULARY.unit(unit % N_UNITS) for unit in units][: len(fed)] == fed
+    assert len(fed) >= len(units) - 1 > 2
+    detail = {unit // N_UNITS for unit in units}
+    assert min(detail) >= 1
+    assert max(detail) <= 4**2
+    assert len(detail) > 1
+
+
+@pytest.mark.parametrize("mode", ["text", "direct"])
 def test_the_seed_decides(mode: layout.Mode) -> None:
     def answer(seed: int) -> list[Piece]:
         session = new_session()
@@ -275,7 +291,7 @@ def test_a_light_model_holds_a_conversation_and_repeats_itself() -> None:
         session = session_on(light)
         session.begin_turn(HISTORY)
         session.hear(some_units(12))
-        return list(session.reply("direct", LIVELY, 5))
+        return list(session.reply("direct", LIVELY, 6))
 
     pieces = answer()
     assert pieces == answer()

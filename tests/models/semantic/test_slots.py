@@ -102,7 +102,7 @@ def test_a_slot_can_stop_go_back_and_start_again(slots: SlotModel) -> None:
 
 
 def test_scores_are_those_of_the_sequence_alone(slots: SlotModel) -> None:
-    given = [VOCABULARY.human, VOCABULARY.sosp, *(VOCABULARY.heard(i + 1024 * (5 * i % 65)) for i in range(12))]
+    given = [VOCABULARY.human, VOCABULARY.sosp, *(VOCABULARY.told(i + 1024 * (5 * i % 65)) for i in range(12))]
     decoder = LocalDecoder(BUNDLE.semantic, GRAMMAR, 64)
     for most, last in ((VOCABULARY.listen, VOCABULARY.listen), (VOCABULARY.listen, VOCABULARY.eoh)):
         stops = [most] * (len(given) - 1) + [last]

@@ -46,13 +46,13 @@ def test_units_outside_the_codebook_are_refused() -> None:
         VOCABULARY.unit_index(VOCABULARY.pad)
 
 
-def test_what_is_heard_is_a_unit_with_its_detail() -> None:
+def test_a_unit_may_come_with_its_detail() -> None:
     v = VOCABULARY
-    assert v.heard(7) == v.unit(7)
-    heard = v.heard(7 + 1024 * 5)
+    assert v.told(7) == v.unit(7)
+    heard = v.told(7 + 1024 * 5)
     assert (heard % v.size, heard // v.size) == (v.unit(7), 5)
     assert v.is_unit(heard)
-    assert v.unit_index(heard) == 7
+    assert v.unit_index(heard) == 7 + 1024 * 5
     assert not v.is_unit(v.pad + v.size * 5)
     assert v.decode([*v.encode("the"), heard]) == "the"
 

@@ -1,10 +1,10 @@
-"""What a listener is told beyond the unit: numbers that hold both, and an encoder that keeps its units as they were."""
+"""What is told beyond the unit: numbers that hold both, and an encoder that keeps its units as they were."""
 
 from dataclasses import replace
 
 import torch
 
-from speechgpt_gen.models.speech_tokenizer.detail import DETAIL_LEVELS, Detail, levels_of
+from speechgpt_gen.models.speech_tokenizer.detail import DETAIL_LEVELS, Detail, detail_of, levels_of, semantics
 from speechgpt_gen.models.speech_tokenizer.semantic_encoder import UNITS, SemanticEncoder, SemanticEncoderConfig
 
 CONFIG = SemanticEncoderConfig(bands=20, dim=32, layers=1, heads=2, window=6, lookahead=2)
@@ -29,6 +29,20 @@ def test_the_levels_are_those_that_the_digits_were_rounded_to() -> None:
     assert told.min() >= 1
     assert told.max() <= DETAIL_LEVELS**24
     assert len(torch.unique(wanted)) == DETAIL_LEVELS
+
+
+def test_detail_is_made_of_its_levels() -> None:
+    levels = torch.randint(0, DETAIL_LEVELS, (5, 7, 24), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(levels_of(detail_of(levels), 24), levels)
+
+
+def test_a_flow_is_told_the_vector_of_a_unit_and_the_digits_of_its_detail() -> None:
+    codebook = torch.randn(10, 3)
+    detail = detail_of(torch.tensor([[0, 3], [2, 1]]))
+    told = semantics(torch.tensor([[4, 9 + 10 * int(detail[0]), 4 + 10 * int(detail[1])]]), codebook, 2)
+    wanted = torch.tensor([[0.0, 0.0], [-1.0, 1.0], [1 / 3, -1 / 3]])
+    torch.testing.assert_close(told[0], torch.cat((codebook[[4, 9, 4]], wanted), dim=1))
+    assert torch.equal(semantics(torch.tensor([4]), codebook, 0), codebook[[4]])
 
 
 @torch.inference_mode()

@@ -218,7 +218,7 @@ def test_what_is_heard_may_be_blurred_and_its_targets_are_not(
     assert all(vocabulary.n_text <= token < vocabulary.n_text + N_UNITS for pair in apart for token in pair)
 
 
-def test_detail_comes_with_what_is_heard_alone_and_only_as_often_as_asked(
+def test_detail_is_heard_as_often_as_asked_and_always_to_be_said(
     corpus: Corpus, spoken: dict[str, Spoken], vocabulary: SpeechVocabulary
 ) -> None:
     told = {name: replace(s, detail=np.arange(1, 41)) for name, s in spoken.items()}
@@ -234,6 +234,8 @@ def test_detail_comes_with_what_is_heard_alone_and_only_as_often_as_asked(
     made, plain = built(0.0), built(1.0)
     detail = [token // vocabulary.size for token in made.tokens]
     assert [number for number in detail if number] == list(range(1, 41)), "of the question, not of the answer"
+    said = [target // vocabulary.size for target in made.targets if target > vocabulary.size]
+    assert said == list(range(1, 41)), "of the answer"
     assert [token % vocabulary.size for token in made.tokens] == plain.tokens
     assert made.targets == plain.targets
     often = Builder(corpus, told, vocabulary, recipe(without_detail=0.5))
@@ -242,7 +244,7 @@ def test_detail_comes_with_what_is_heard_alone_and_only_as_often_as_asked(
     assert 70 < with_detail < 130
 
 
-def test_noise_takes_the_detail_too_and_no_target_has_any(
+def test_noise_takes_the_detail_too_and_what_is_only_heard_is_no_target(
     corpus: Corpus, spoken: dict[str, Spoken], vocabulary: SpeechVocabulary
 ) -> None:
     told = {name: replace(s, detail=np.arange(1, 41)) for name, s in spoken.items()}
@@ -252,7 +254,9 @@ def test_noise_takes_the_detail_too_and_no_target_has_any(
     assert batch.tokens.max() < vocabulary.size
     quiet = PackedBatches(builder, documents(corpus, told, vocabulary, settings, "train"), recipe(loss="all"))[0]
     assert quiet.tokens.max() > vocabulary.size
-    assert quiet.targets.max() < vocabulary.size
+    said, fed = quiet.targets[:, :-1], quiet.tokens[:, 1:]
+    assert (said > vocabulary.size).any()
+    assert (fed[said > vocabulary.size] == (said % vocabulary.size)[said > vocabulary.size]).all()
     heard = quiet.tokens[:, 1:] > vocabulary.size
     assert (quiet.targets[:, :-1][heard] == (quiet.tokens[:, 1:] % vocabulary.size)[heard]).any()
 

@@ -57,7 +57,7 @@ rows = 2
 loop = {steps = 3, warmup = 1, save_every = 2, ema = 0.9}
 [perceptual]
 batch_frames = 200
-model = {latent_dim = 8, dim = 32, depth = 1, heads = 2}
+model = {latent_dim = 8, dim = 32, depth = 1, heads = 2, detail = 2}
 loop = {steps = 3, warmup = 1, save_every = 2, ema = 0.9}
 [decoder]
 batch = 2
@@ -241,10 +241,12 @@ def test_a_model_that_knows_no_detail_learns_of_it(run: Path, tmp_path: Path) ->
 
     before, after, start = str(tmp_path / "before"), str(tmp_path / "after"), ["--start", str(tmp_path / "before")]
     do("first", "plain.toml", ["tokenizer"], ["semantic"], ["perceptual"], ["export", before])
-    do("second", "more.toml", ["semantic", *start], ["export", after, *start])
+    do("second", "more.toml", ["semantic", *start], ["perceptual", *start], ["export", after, *start])
     old, new = load_bundle(before), load_bundle(after)
     assert (old.semantic.config.detail, new.semantic.config.detail) == (0, 2)
     assert new.semantic.model.embed_detail.weight.any()  # type: ignore[union-attr]
+    assert (old.perceptual.config.detail, new.perceptual.config.detail) == (0, 2)
+    assert new.perceptual.in_proj.weight[:, 16:18].any(), "of x_t and v1 it has eight channels each"
     for key, value in old.tokenizer.state_dict().items():
         torch.testing.assert_close(new.tokenizer.state_dict()[key], value)
     wav = torch.from_numpy(Corpus(run / "corpus").audio(Corpus(run / "corpus").by_id["u2"]))[None, None]

@@ -56,7 +56,7 @@ unit_noise = 0.1
 loop = {{steps = 2, warmup = 1, ema = 0.9}}
 [perceptual]
 batch_frames = 200
-model = {{latent_dim = 8, dim = 16, depth = 1, heads = 2}}
+model = {{latent_dim = 8, dim = 16, depth = 1, heads = 2, detail = 3}}
 loop = {{steps = 2, warmup = 1, ema = 0.9}}
 [ablation]
 batch_frames = 200
