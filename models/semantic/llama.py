@@ -123,8 +123,9 @@ class SemanticModel(nn.Module):
         self.apply(_initialise)
         self.detail_head: nn.Linear | None = None
         if config.detail:
-            self.detail_head = nn.Linear(2 * config.hidden_size, config.detail * DETAIL_LEVELS, bias=False)
-            _initialise(self.detail_head)
+            with torch.random.fork_rng(devices=[]):  # what a seed gives does not hang on whether there is one
+                self.detail_head = nn.Linear(2 * config.hidden_size, config.detail * DETAIL_LEVELS, bias=False)
+                _initialise(self.detail_head)
 
     def forward(
         self,

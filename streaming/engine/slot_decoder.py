@@ -79,8 +79,9 @@ class Stream:
             at = self.at
             phase, count = grammar.follow(at.phase, at.count, code)
             tokens.append(code)
+            plain = code % grammar.vocabulary.size  # what the model goes on from has no detail
             self.at = replace(
-                at, token=code, phase=phase, count=count, made=at.made + 1, length=at.length + (1 if fed else 0)
+                at, token=plain, phase=phase, count=count, made=at.made + 1, length=at.length + (1 if fed else 0)
             )
             fed = True
             if phase == NEVER:

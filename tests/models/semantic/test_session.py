@@ -291,7 +291,7 @@ def test_a_light_model_holds_a_conversation_and_repeats_itself() -> None:
         session = session_on(light)
         session.begin_turn(HISTORY)
         session.hear(some_units(12))
-        return list(session.reply("direct", LIVELY, 6))
+        return list(session.reply("direct", LIVELY, 5))
 
     pieces = answer()
     assert pieces == answer()
