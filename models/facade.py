@@ -17,6 +17,7 @@ from .generation import Block, BlockCutter, Listener, Speaker, make_voice, speak
 from .semantic.layout import Mode
 from .semantic.pieces import Message, Piece, Transcript, Unit, Word
 from .semantic.sampling import SamplingOptions
+from .semantic.vocabulary import N_UNITS
 from .voice import Voice
 
 
@@ -25,9 +26,9 @@ class Chunk:
     """A stretch of speech.
 
     pcm: float32 (320 * (end_frame - start_frame),), 16 kHz, in [-1, 1]. start_frame, end_frame: 20 ms frames since the
-    utterance began. text: the words that begin in it, joined by spaces. units: one per frame, each an RVQ-1
-    index plus 1024 times its detail (`speech_tokenizer/detail.py`). transcript: for `reply`, what was understood of the
-    question (in the first chunk).
+    utterance began. text: the words that begin in it, joined by spaces. units: one per frame (RVQ-1 indices).
+    transcript: for `reply`, what was understood of the question (in the first chunk). detail: of each unit, 0 for none
+    (`speech_tokenizer/detail.py`).
     """
 
     pcm: NDArray[np.float32]
@@ -36,6 +37,7 @@ class Chunk:
     text: str = ""
     units: tuple[int, ...] = ()
     transcript: str = ""
+    detail: tuple[int, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -53,7 +55,13 @@ def join(chunks: Iterable[Chunk]) -> Chunk:
         " ".join(chunk.text for chunk in chunks if chunk.text),
         tuple(unit for chunk in chunks for unit in chunk.units),
         "".join(chunk.transcript for chunk in chunks),
+        tuple(detail for chunk in chunks for detail in chunk.detail),
     )
+
+
+def _chunk(block: Block, text: str = "", transcript: str = "") -> Chunk:
+    detail, units = zip(*(divmod(unit, N_UNITS) for unit in block.units), strict=True)
+    return Chunk(block.pcm, block.start_frame, block.end_frame, text, units, transcript, detail)
 
 
 class SpeechGPTGen:
@@ -155,7 +163,7 @@ class SpeechGPTGen:
         chosen = self.bundle.voice(voice)
         units = units_of(self.bundle, load_audio(audio))
         blocks = speak_units(self._speaker, units, self.bundle.config.blocks, chosen, seed)
-        chunks = (Chunk(block.pcm, block.start_frame, block.end_frame, units=block.units) for block in blocks)
+        chunks = map(_chunk, blocks)
         return chunks if stream else join(chunks)
 
     def transcribe(self, audio: AudioSource) -> str:
@@ -236,7 +244,7 @@ class SpeechGPTGen:
             nonlocal transcript
             inside = [word.text for word in words if block.start_frame <= word.frame < block.end_frame]
             heard, transcript = transcript, ""
-            return Chunk(block.pcm, block.start_frame, block.end_frame, " ".join(inside), block.units, heard)
+            return _chunk(block, " ".join(inside), heard)
 
         for piece in pieces:
             match piece:

@@ -276,7 +276,8 @@ class Listener:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Consecutive sound: float32 (320 * (end_frame - start_frame),) in [-1, 1], and its units (one a frame)."""
+    """Consecutive sound: float32 (320 * (end_frame - start_frame),) in [-1, 1], and its units with their detail, one a
+    frame."""
 
     pcm: NDArray[np.float32]
     start_frame: int

@@ -16,6 +16,7 @@ from ..generation import SOUND_SEED
 from ..perceptual.streaming import solve_offline
 from ..semantic.layout import MAX_HISTORY_TURNS, Mode
 from ..semantic.pieces import Message
+from ..semantic.vocabulary import N_UNITS
 from ..training.synthesis.dialogues import no_speech
 from ..voice import Voice
 from . import content
@@ -139,7 +140,8 @@ def _in_one_piece(run: Run, streamed: Chunk) -> Pcm:
         return streamed.pcm
     with torch.inference_mode():
         codec = bundle.tokenizer
-        v1 = codec.semantics(torch.tensor([streamed.units], device=bundle.device))
+        units, detail = torch.tensor((streamed.units, streamed.detail), device=bundle.device)
+        v1 = codec.semantics((units + N_UNITS * detail)[None])
         latents = solve_offline(
             bundle.perceptual,
             v1,

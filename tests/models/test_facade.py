@@ -46,7 +46,9 @@ def assert_speech(chunk: Chunk) -> None:
     assert chunk.start_frame == 0
     assert len(chunk.pcm) == 320 * chunk.end_frame > 0
     assert len(chunk.units) == chunk.end_frame
-    assert all(0 <= unit < 1024 * (4**3 + 1) for unit in chunk.units), "tiny has three digits of detail"
+    assert all(0 <= unit < 1024 for unit in chunk.units)
+    assert len(chunk.detail) == chunk.end_frame
+    assert all(1 <= detail <= 4**3 for detail in chunk.detail), "tiny has three digits"
     assert np.isfinite(chunk.pcm).all()
     assert np.abs(chunk.pcm).max() <= 1.0
     assert chunk.seconds == pytest.approx(chunk.end_frame * 0.02)
