@@ -175,8 +175,13 @@ class BlockCausalFlow(nn.Module):
         return (latents.float() - self.latent_mean.float()) / self.latent_std.float()
 
     def normalise_semantics(self, v1: Tensor) -> Tensor:
-        """v1 (..., D), and the digits of detail beside it if there are any, to the flow's scale, (..., D + detail)."""
+        """v1 with the digits of detail beside it to the flow's scale, (..., D + detail); more digits are not looked at.
+
+        Raises ValueError when there are fewer.
+        """
         dim, detail = self.config.latent_dim, self.config.detail
+        if v1.shape[-1] < dim + detail:
+            raise ValueError(f"v1 has {v1.shape[-1]} channels, this flow takes {dim} and {detail} digits of detail")
         return torch.cat((self.normalise(v1[..., :dim]), v1[..., dim : dim + detail].float()), dim=-1)
 
     def denormalise(self, z: Tensor) -> Tensor:

@@ -68,9 +68,10 @@ class StreamingFlow:
     @torch.no_grad()
     def prompt(self, latents: Tensor, v1: Tensor) -> FlowPrompt:
         """Encode a voice: its tokenizer latents (P, D) and its v1 (P, D + detail), P >= 1; one pass for all times."""
-        if latents.ndim != 2 or v1.ndim != 2 or len(latents) != len(v1) or len(latents) == 0:
+        dim = self.model.config.latent_dim
+        if latents.ndim != 2 or latents.shape[-1] != dim or latents.shape != v1[..., :dim].shape or len(latents) == 0:
             shapes = f"{tuple(latents.shape)} and {tuple(v1.shape)}"
-            raise ValueError(f"a prompt needs latents and v1 of as many frames, one at least, not {shapes}")
+            raise ValueError(f"a prompt needs latents and v1 of as many frames (P >= 1) and D = {dim}, not {shapes}")
         model = self.model
         z, zv = model.normalise(latents)[None], model.normalise_semantics(v1)[None]
         h = (model.embed(torch.zeros_like(z), zv, z) + model.prompt_embedding).expand(self.solver.nfe, -1, -1)

@@ -33,7 +33,15 @@ def inputs(batch: int = 2) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"dim": 18, "heads": 6}, {"depth": 0}, {"window_frames": -1}, {"chain": "explicit", "prior": "semantic"}]
+    "bad",
+    [
+        {"dim": 18, "heads": 6},
+        {"depth": 0},
+        {"window_frames": -1},
+        {"detail": -1},
+        {"detail": 3, "concat_cond": False},
+        {"chain": "explicit", "prior": "semantic"},
+    ],
 )
 def test_impossible_configurations_are_refused(bad: dict[str, object]) -> None:
     with pytest.raises(ConfigError):

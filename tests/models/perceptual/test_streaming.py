@@ -64,6 +64,7 @@ FLOWS = [
     {"chain": "implicit", "prior": "gaussian", "sigma_min": 0.1},
     {"chain": "explicit", "prior": "gaussian", "prior_sigma": 0.7},
     {"chain": "implicit", "prior": "semantic", "prior_sigma": 0.5, "concat_cond": False},
+    {"chain": "implicit", "prior": "semantic", "detail": 3},
 ]
 
 
@@ -71,12 +72,14 @@ FLOWS = [
 @pytest.mark.parametrize("solver", [Solver("euler", 3), Solver("midpoint", 4)])
 @pytest.mark.parametrize("with_prompt", [False, True])
 def test_stream_equals_offline(options: dict[str, object], solver: Solver, with_prompt: bool) -> None:
-    model, v1 = awake(**options), units()
+    model = awake(**options)
+    digits = torch.randn(1, FRAMES, model.config.detail)
+    latents, of_voice = voice()
+    known = latents, torch.cat((of_voice, torch.zeros(len(latents), model.config.detail)), dim=-1)
+    v1 = torch.cat((units(), digits), dim=-1)
     flow = StreamingFlow(model, solver, SCHEDULE)
-    prompt = flow.prompt(*voice()) if with_prompt else None
-    offline = solve_offline(
-        model, v1, seed=5, solver=solver, schedule=SCHEDULE, prompt=voice() if with_prompt else None
-    )
+    prompt = flow.prompt(*known) if with_prompt else None
+    offline = solve_offline(model, v1, seed=5, solver=solver, schedule=SCHEDULE, prompt=known if with_prompt else None)
     assert offline.shape == (1, FRAMES, LATENT)
     assert offline.std() > 0.3
     torch.testing.assert_close(streamed(flow, v1, [4, 4, 9], prompt), offline, atol=1e-5, rtol=1e-5)
@@ -199,3 +202,7 @@ def test_misuse_is_named() -> None:
         flow.prompt(torch.zeros(0, LATENT), torch.zeros(0, LATENT))
     with pytest.raises(ValueError, match="a prompt needs"):
         flow.prompt(torch.zeros(4, LATENT), torch.zeros(5, LATENT))
+    with pytest.raises(ValueError, match="a prompt needs"):
+        flow.prompt(torch.zeros(4, LATENT - 1), torch.zeros(4, LATENT))
+    with pytest.raises(ValueError, match="this flow takes"):
+        StreamingFlow(awake(detail=3), Solver("euler", 2), SCHEDULE).step(units(4), flow.open(0))
