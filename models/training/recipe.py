@@ -88,6 +88,13 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.units.encoder != self.acoustic.tokenizer.semantic:
             raise ConfigError("units.encoder and acoustic.tokenizer.semantic differ: make them the same")
+        told = self.units.encoder.detail
+        if (asked := self.perceptual.model.detail) not in (0, told):
+            raise ConfigError(f"perceptual.model.detail = {asked}: the encoder tells {told} digits, give as many or 0")
+        if self.ablation.model.detail:
+            raise ConfigError(
+                "ablation.model.detail: the ablation compares chain and prior by units alone, leave it out"
+            )
         if not 0 < self.blend <= 1:
             raise ConfigError(f"blend = {self.blend}: give more than 0 and at most 1")
 
@@ -235,8 +242,6 @@ def train_semantic(run: Path, recipe: Recipe, start: Bundle | None = None) -> No
 def train_perceptual(run: Path, recipe: Recipe, start: Bundle | None = None) -> None:
     """The perceptual model, on all levels of the tokenizer's codes."""
     wanted = recipe.perceptual.model
-    if wanted.detail not in (0, recipe.units.encoder.detail):
-        raise ConfigError(f"perceptual.model.detail = {wanted.detail}, the encoder tells {recipe.units.encoder.detail}")
     if start is not None:
         theirs = start.perceptual.config  # one that knows no detail yet may learn of it
         theirs = replace(theirs, prior_sigma=wanted.prior_sigma)  # no weight, and smaller when speaking

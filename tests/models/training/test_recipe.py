@@ -361,6 +361,14 @@ def test_an_unknown_key_of_a_recipe_is_named(tmp_path: Path) -> None:
         load_recipe(path)
 
 
+@pytest.mark.parametrize("part", ["perceptual", "ablation"])
+def test_detail_that_nobody_tells_is_refused_before_any_work(tmp_path: Path, part: str) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(f"[{part}]\nmodel = {{ detail = 5 }}\n")
+    with pytest.raises(ConfigError, match=f"{part}.model.detail"):
+        load_recipe(path)
+
+
 def test_alignment_finds_the_letters_where_they_are() -> None:
     target = [3, 1, 3, 3]
     truth = [0, 1, 1, 2, 3, 4, 5, 5, 6, 7]  # state 2k+1 is letter k, even ones are blanks
