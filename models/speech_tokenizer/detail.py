@@ -42,8 +42,7 @@ def levels_of(detail: Tensor, digits: int) -> Tensor:
 
 def detail_of(levels: Tensor) -> Tensor:
     """The detail (...) whose digits have these levels (..., digits)."""
-    powers = DETAIL_LEVELS ** torch.arange(levels.shape[-1], device=levels.device)
-    return 1 + (levels * powers).sum(-1)
+    return 1 + FiniteScalarQuantizer.index(levels)
 
 
 def semantics(units: Tensor, codebook: Tensor, digits: int) -> Tensor:

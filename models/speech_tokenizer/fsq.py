@@ -27,9 +27,10 @@ class FiniteScalarQuantizer(nn.Module):
         value = bounded + (digits - bounded).detach()
         return value / 1.5 - 1.0, self.index(digits)
 
-    def index(self, digits: Tensor) -> Tensor:
+    @classmethod
+    def index(cls, digits: Tensor) -> Tensor:
         """Digits 0..3 (..., D) -> unit (...) int64."""
-        weights = self.levels ** torch.arange(self.digits, device=digits.device)
+        weights = cls.levels ** torch.arange(digits.shape[-1], device=digits.device)
         return (digits.long() * weights).sum(-1)
 
     def value(self, units: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -50,31 +50,29 @@ class PerceptualRecipe:
 
 def misjudged(detail: Tensor, digits: int, recipe: PerceptualRecipe, generator: torch.Generator) -> Tensor:
     """Detail (B, T) as a semantic model may give it: of some rows none, of the others with digits that are off."""
-    rows = len(detail)
-
-    def drawn(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator, device=detail.device)
-
-    levels = levels_of(detail, digits)
-    off = drawn(*levels.shape) < recipe.near_detail * drawn(rows, 1, 1)
-    step = torch.where(drawn(*levels.shape) < 0.5, -1, 1)
-    moved = torch.where(off, (levels + step).clamp(0, DETAIL_LEVELS - 1), levels)
-    known = (detail > 0) & (drawn(rows, 1) >= recipe.without_detail)
-    return torch.where(known, detail_of(moved), 0)
+    rows, levels = len(detail), levels_of(detail, digits)
+    off = _uniform(levels.shape, generator) < recipe.near_detail * _uniform((rows, 1, 1), generator)
+    known = (detail > 0) & (_uniform((rows, 1), generator) >= recipe.without_detail)
+    return torch.where(known, detail_of(_moved(levels, off, generator)), 0)
 
 
 def nearby(units: Tensor, recipe: PerceptualRecipe, generator: torch.Generator) -> Tensor:
     """Units (B, T), of each row some with one of their digits off by a level."""
+    levels = levels_of(units + 1, FiniteScalarQuantizer.digits)  # a unit's digits lie in it as those of detail do
+    off = _uniform(units.shape, generator) < recipe.near_units * _uniform((len(units), 1), generator)
+    digit = _uniform(levels.shape, generator).argmax(-1, keepdim=True)
+    one = torch.zeros_like(levels, dtype=torch.bool).scatter(-1, digit, off[..., None])
+    return detail_of(_moved(levels, one, generator)) - 1
 
-    def drawn(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator, device=units.device)
 
-    weight = FiniteScalarQuantizer.levels ** (drawn(*units.shape) * FiniteScalarQuantizer.digits).long()
-    level = units // weight % FiniteScalarQuantizer.levels
-    step = torch.where(drawn(*units.shape) < 0.5, -1, 1)
-    moved = (level + step).clamp(0, FiniteScalarQuantizer.levels - 1) - level
-    off = drawn(*units.shape) < recipe.near_units * drawn(len(units), 1)
-    return torch.where(off, units + moved * weight, units)
+def _moved(levels: Tensor, off: Tensor, generator: torch.Generator) -> Tensor:
+    """Levels (...), those that are off by one up or down; at an edge half of them stay."""
+    step = torch.where(_uniform(levels.shape, generator) < 0.5, -1, 1)
+    return torch.where(off, (levels + step).clamp(0, DETAIL_LEVELS - 1), levels)
+
+
+def _uniform(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    return torch.rand(*shape, generator=generator, device=generator.device)
 
 
 @torch.inference_mode()
@@ -143,7 +141,9 @@ def train(
         raise ConfigError(f"the perceptual model knows {digits} digits of detail: the units have none")
     details = torch.zeros(0, dtype=torch.int64) if detail is None else detail.to(device)
 
-    def situated_loss(pool: Sequence[Utterance], batches: BucketBatches, step: int) -> Tensor:
+    def situated_loss(
+        pool: Sequence[Utterance], batches: BucketBatches, step: int, recipe: PerceptualRecipe = recipe
+    ) -> Tensor:
         index = batches(step)
         chosen, longest = [pool[i] for i in index], int(batches.longest(index))
         rng = random.Random(recipe.loop.seed * 1_000_003 + step)
@@ -167,12 +167,13 @@ def train(
         return BucketBatches(lengths, recipe.batch_frames, recipe.bucket_frames, seed)
 
     training, held_out = corpus.split("train"), corpus.split("valid")
+    plainly = replace(recipe, without_detail=0.0, near_detail=0.0, near_units=0.0)
     batches, judged = batches_of(training, recipe.loop.seed), batches_of(held_out or training, 0)
 
     @torch.no_grad()
     def evaluate() -> dict[str, float]:
         some = range(min(16, judged.per_epoch))
-        return {"loss": sum(float(situated_loss(held_out or training, judged, n)) for n in some) / len(some)}
+        return {"loss": sum(float(situated_loss(held_out or training, judged, n, plainly)) for n in some) / len(some)}
 
     loop = Loop(
         folder,

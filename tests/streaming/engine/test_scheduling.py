@@ -16,12 +16,13 @@ from speechgpt_gen.models.semantic.grammar import DecodingLimits, Grammar, Phase
 from speechgpt_gen.models.semantic.pieces import Piece
 from speechgpt_gen.models.semantic.sampling import SamplingOptions
 from speechgpt_gen.models.semantic.session import SemanticSession
-from speechgpt_gen.models.semantic.slots import SlotModel, SlotOptions
+from speechgpt_gen.models.semantic.slots import SlotModel, SlotOptions, Start
+from speechgpt_gen.models.semantic.vocabulary import N_UNITS
 from speechgpt_gen.models.sound import SoundSlots
 from speechgpt_gen.streaming.engine.decoding import AHEAD, DecodeLoop
 from speechgpt_gen.streaming.engine.generation import LocalGeneration
 from speechgpt_gen.streaming.engine.protocol import Request
-from speechgpt_gen.streaming.engine.slot_decoder import SlotDecoder
+from speechgpt_gen.streaming.engine.slot_decoder import SlotDecoder, Stream
 from speechgpt_gen.streaming.engine.slots import Answer, SpeechJob
 from speechgpt_gen.streaming.engine.sounding import SoundLoop
 
@@ -140,6 +141,15 @@ def test_the_last_units_the_end_of_turn_and_the_first_token_are_one_pass(loop: D
     assert not loop._streams
     assert 1 in seen
     assert len(seen) > 1, "some of them wrote nothing, some did"
+
+
+def test_a_stream_that_is_taken_up_again_goes_on_from_the_unit_without_its_detail(loop: DecodeLoop) -> None:
+    vocabulary, grammar = loop.model.grammar.vocabulary, loop.model.grammar
+    stream = Stream(0, Start(5, Phase.WORD_FIRST, Draws(SamplingOptions(), 0)))
+    told = [vocabulary.told(7 + N_UNITS * 9), vocabulary.told(8 + N_UNITS * 2)]
+    stream.receive(told, grammar, fed=True)
+    assert stream.take()[0] == told
+    assert (stream.at.token, stream.at.length, stream.at.count) == (vocabulary.unit(8), 7, 2)
 
 
 def test_every_answer_is_in_every_burst_and_gone_within_one_of_its_end(loop: DecodeLoop) -> None:
