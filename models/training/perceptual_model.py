@@ -44,8 +44,27 @@ class PerceptualRecipe:
     near_units: float = 0.0
     """So many of the units at most are off by a level in one digit: they are drawn with some chance, where their detail
     is the likeliest, so a flow should not believe them before it."""
+    joined: float = 0.0
+    """Share of the utterances that stand behind others of their speaker, as many as `longest_frames` holds: a prompt is
+    then another recording and as long as in use, where within one utterance it is its first half at most."""
     evaluate_every: int = 0
     """Steps between losses of the held-out split (0: at the end only)."""
+
+
+def join(utterances: Sequence[Utterance], recipe: PerceptualRecipe) -> list[tuple[Utterance, ...]]:
+    """Rows to train on: every utterance is in one, alone or with others of its speaker."""
+    rng = random.Random(recipe.loop.seed)
+    rows: list[tuple[Utterance, ...]] = []
+    open_rows: dict[str, list[Utterance]] = {}
+    for u in rng.sample(utterances, len(utterances)):
+        if rng.random() >= recipe.joined:
+            rows.append((u,))
+            continue
+        row = open_rows.setdefault(u.speaker, [])
+        row.append(u)
+        if sum(each.frames for each in row) >= recipe.longest_frames:
+            rows.append(tuple(open_rows.pop(u.speaker)))
+    return rows + [tuple(row) for row in open_rows.values()]
 
 
 def misjudged(detail: Tensor, digits: int, recipe: PerceptualRecipe, generator: torch.Generator) -> Tensor:
@@ -142,31 +161,31 @@ def train(
     details = torch.zeros(0, dtype=torch.int64) if detail is None else detail.to(device)
 
     def situated_loss(
-        pool: Sequence[Utterance], batches: BucketBatches, step: int, recipe: PerceptualRecipe = recipe
+        pool: Sequence[tuple[Utterance, ...]], batches: BucketBatches, step: int, recipe: PerceptualRecipe = recipe
     ) -> Tensor:
         index = batches(step)
         chosen, longest = [pool[i] for i in index], int(batches.longest(index))
         rng = random.Random(recipe.loop.seed * 1_000_003 + step)
-        first = [rng.randint(0, max(0, u.frames - longest)) for u in chosen]
-        codes_of = recordings.rows(codes, chosen, longest, first).long().permute(2, 0, 1)
-        frames = torch.tensor([u.frames for u in chosen], device=device)
-        valid = torch.arange(longest, device=device)[None] < frames[:, None]
+        frames = torch.tensor([sum(u.frames for u in row) for row in chosen])
+        first = [rng.randint(0, max(0, n - longest)) for n in frames.tolist()]
+        at = torch.stack([recordings.places(row, longest, skip) for row, skip in zip(chosen, first, strict=True)])
+        codes_of = codes[at.to(device)].long().permute(2, 0, 1)
+        valid = torch.arange(longest, device=device)[None] < frames[:, None].to(device)
         generator = torch.Generator(device).manual_seed(step)
         units = codes_of[0]
         if recipe.near_units:
             units = nearby(units, recipe, generator)
         if digits:
-            told = recordings.rows(details, chosen, longest, first)
-            units = units + UNITS * misjudged(told, digits, recipe, generator)
+            units = units + UNITS * misjudged(details[at.to(device)], digits, recipe, generator)
         latents, v1 = tokenizer.latents(codes_of), semantics(units, tokenizer.codebooks.vectors[0], digits)
         with mixed(latents.device):
             return flow_loss(model, latents, v1, draw_situation(longest, rng), valid=valid, generator=generator)
 
-    def batches_of(pool: Sequence[Utterance], seed: int) -> BucketBatches:
-        lengths = [min(u.frames, recipe.longest_frames) for u in pool]
+    def batches_of(pool: Sequence[tuple[Utterance, ...]], seed: int) -> BucketBatches:
+        lengths = [min(sum(u.frames for u in row), recipe.longest_frames) for row in pool]
         return BucketBatches(lengths, recipe.batch_frames, recipe.bucket_frames, seed)
 
-    training, held_out = corpus.split("train"), corpus.split("valid")
+    training, held_out = join(corpus.split("train"), recipe), join(corpus.split("valid"), recipe)
     plainly = replace(recipe, without_detail=0.0, near_detail=0.0, near_units=0.0)
     batches, judged = batches_of(training, recipe.loop.seed), batches_of(held_out or training, 0)
 

@@ -43,7 +43,12 @@ class Recordings:
     def rows(self, table: Tensor, utterances: Sequence[Utterance], frames: int, first: Sequence[int]) -> Tensor:
         """Rows (B, frames, ...) of a table with one row a frame, from frame `first` of each utterance; past the end
         its last row is repeated."""
-        start = torch.tensor([self.first_row[u.id] + f for u, f in zip(utterances, first, strict=True)])
-        last = torch.tensor([self.first_row[u.id] + u.frames - 1 for u in utterances])
-        at = start[:, None] + torch.arange(frames)
-        return table[torch.minimum(at, last[:, None]).to(table.device)]
+        at = [self.places((u,), frames, skip) for u, skip in zip(utterances, first, strict=True)]
+        return table[torch.stack(at).to(table.device)]
+
+    def places(self, utterances: Sequence[Utterance], frames: int, first: int) -> Tensor:
+        """Where in such a table (frames,) rows lie of utterances put one after another, from frame `first` on; past
+        the end the last one is repeated."""
+        of_each = [torch.arange(u.frames) + self.first_row[u.id] for u in utterances]
+        at = torch.cat(of_each)[first : first + frames]
+        return torch.cat((at, at[-1:].expand(frames - len(at))))

@@ -7,7 +7,8 @@ import torch
 from speechgpt_gen.models.perceptual.block_causal import BlockCausalConfig, BlockCausalFlow
 from speechgpt_gen.models.perceptual.schedule import BlockSchedule
 from speechgpt_gen.models.speech_tokenizer.detail import detail_of, levels_of
-from speechgpt_gen.models.training.perceptual_model import PerceptualRecipe, misjudged, nearby, widened
+from speechgpt_gen.models.training.corpus import Utterance
+from speechgpt_gen.models.training.perceptual_model import PerceptualRecipe, join, misjudged, nearby, widened
 
 DIGITS = 12
 CONFIG = BlockCausalConfig(latent_dim=6, dim=16, depth=2, heads=2, ff_mult=2.0)
@@ -62,3 +63,16 @@ def test_weights_that_knew_no_detail_go_on_as_they_were() -> None:
         after.velocity(x, t, told, context, block_of), before.velocity(x, t, v1, context, block_of)
     )
     assert widened(after.state_dict(), after)["in_proj.weight"].shape == after.in_proj.weight.shape
+
+
+def test_rows_join_recordings_of_one_speaker_until_they_are_long_enough() -> None:
+    utterances = [Utterance(str(n), "abc"[n % 3], "sentence", "", "train", "", 0, 320 * 30) for n in range(120)]
+    recipe = PerceptualRecipe(joined=0.5, longest_frames=100)
+    rows = join(utterances, recipe)
+    assert sorted(u.id for row in rows for u in row) == sorted(u.id for u in utterances)
+    assert all(len({u.speaker for u in row}) == 1 for row in rows)
+    assert all(len(row) <= 4 for row in rows), "three are 90 frames, four more than fit"
+    assert sum(len(row) < 4 for row in rows if len(row) > 1) <= 3, "a speaker's last row alone may be short"
+    assert 0.3 < sum(len(row) for row in rows if len(row) > 1) / 120 < 0.7
+    assert join(utterances, recipe) == rows
+    assert all(len(row) == 1 for row in join(utterances, PerceptualRecipe(longest_frames=100)))
