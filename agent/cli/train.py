@@ -62,6 +62,10 @@ def prepare(
         float | None,
         typer.Option(min=0, help="Leave out recordings that Whisper reads with more than this WER (%); slow."),
     ] = None,
+    rates: Annotated[
+        list[float] | None,
+        typer.Option("--rate", help="Keep what is no answer once more at one of these (0.9, 1.1), as more speakers."),
+    ] = None,
 ) -> None:
     """Decode corpora once into the run's folder; what cannot be used is counted and listed in problems.tsv."""
     from concurrent.futures import ProcessPoolExecutor
@@ -86,7 +90,8 @@ def prepare(
             plan = Plan(texts, names, mixtures, seed=seed, most=most, exercises=exercises, reworded=reworded)
             count, left_out = build(plan, corpora[-1], pool)
             typer.echo(f"{corpora[-1]}: {count} recordings made, {left_out} could not be")
-        made = decode(corpora, run / "corpus", limits=Limits(max_seconds, min_rate=min_rate), check=check, pool=pool)
+        limits = Limits(max_seconds, min_rate=min_rate)
+        made = decode(corpora, run / "corpus", limits=limits, check=check, rates=rates or (), pool=pool)
     hours = sum(u.samples for u in made.utterances) / 16_000 / 3600
     typer.echo(f"{len(made.utterances)} utterances, {hours:.2f} hours, {len(made.speakers)} speakers")
     if problems := problems_of(run / "corpus"):

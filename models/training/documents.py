@@ -106,7 +106,7 @@ def documents(
     for u in usable:
         if u.kind in ("sentence", "nothing"):  # in a sound without speech there is nothing to write: the turn just ends
             made.append(Document("write", None, u, None, heard(u)))
-        if u.speaker in recipe.heard_only:
+        if u.speaker.split("@")[0] in recipe.heard_only:  # at another rate (`prepare`) likewise
             continue
         if u.kind == "sentence":
             made += [Document("read", None, None, u, said(u))] * recipe.read

@@ -11,12 +11,13 @@ import csv
 import io
 import json
 import os
+import random
 import shutil
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -68,22 +69,26 @@ def prepare(
     *,
     limits: Limits | None = None,
     check: Callable[[Recording, NDArray[np.float32]], str | None] | None = None,
+    rates: Sequence[float] = (),
     pool: Executor | None = None,
     progress: bool = True,
 ) -> Corpus:
     """Decode a corpus, or several as one, into `cache` and return it.
 
     check: looks at each decoded recording (N,) and says why its text is wrong, or None. pool: decodes in its processes;
-    then `check` must be a function of a module. Raises ConfigError when a source is no corpus, two have the same id,
-    nothing can be used, or the disk is full.
+    then `check` must be a function of a module. rates: what is to be trained on, but for answers, is kept once more at
+    one of them, as somebody else (NAME@1.1: higher, and shorter by a tenth). Raises ConfigError when a source is no
+    corpus, two have the same id, nothing can be used, a rate is not between 0.5 and 2, or the disk is full.
     """
+    if wrong := [rate for rate in rates if not 0.5 <= rate <= 2.0]:
+        raise ConfigError(f"a rate must be between 0.5 and 2, not {wrong[0]:g}")
     folders = [sources] if isinstance(sources, Path) else list(sources)
     recordings = read_sources(folders)
     parts = list(_parts(recordings))
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        _forget_other(cache, folders, limits or Limits(), recordings)
-        decode = partial(_decode, cache, limits or Limits(), check)
+        _forget_other(cache, folders, limits or Limits(), recordings, rates)
+        decode = partial(_decode, cache, limits or Limits(), check, rates)
         for number, _ in enumerate((pool.map if pool else map)(decode, parts), 1):
             if progress:
                 print(f"decoded {number}/{len(parts)} parts", flush=True)
@@ -113,9 +118,12 @@ def _parts(recordings: list[Recording]) -> Iterator[_Part]:
         yield _Part(f"files-{start:07d}", files[start : start + _FILES_A_PART])
 
 
-def _forget_other(cache: Path, sources: Sequence[Path], limits: Limits, recordings: list[Recording]) -> None:
-    """Drop parts that were decoded from something else: another source, other limits, other recordings."""
+def _forget_other(
+    cache: Path, sources: Sequence[Path], limits: Limits, recordings: list[Recording], rates: Sequence[float]
+) -> None:
+    """Drop parts that were decoded from something else: another source, other limits, other recordings or rates."""
     stamp = {"sources": [str(source.resolve()) for source in sources], **asdict(limits), "recordings": len(recordings)}
+    stamp["rates"] = list(rates)
     note = cache / "source.json"
     if not note.is_file() or json.loads(note.read_text()) != stamp:
         shutil.rmtree(cache / "parts", ignore_errors=True)
@@ -127,6 +135,7 @@ def _decode(
     cache: Path,
     limits: Limits,
     check: Callable[[Recording, NDArray[np.float32]], str | None] | None,
+    rates: Sequence[float],
     part: _Part,
 ) -> None:
     """Decode a part into `parts/NAME.i16` and, last, `parts/NAME.json`, which says that it is done."""
@@ -149,9 +158,10 @@ def _decode(
             ):
                 problems.append(Problem(recording.id, "wrong text", wrong))
                 continue
-            out.write(pcm.tobytes())
-            fields = {k: getattr(recording, k) for k in ("id", "speaker", "kind", "pair", "split", "text")}
-            rows.append({**fields, "samples": len(pcm)})
+            for made, sound in [(recording, pcm), *_at_another_rate(recording, pcm, rates)]:
+                out.write(sound.tobytes())
+                fields = {k: getattr(made, k) for k in ("id", "speaker", "kind", "pair", "split", "text")}
+                rows.append({**fields, "samples": len(sound)})
     unfinished = done.with_suffix(".part")
     unfinished.write_text(json.dumps({"rows": rows, "problems": [asdict(p) for p in problems]}))
     os.replace(unfinished, done)
@@ -198,6 +208,23 @@ def _usable(recording: Recording, data: Path | io.BytesIO | None, limits: Limits
     return pcm
 
 
+def _at_another_rate(
+    recording: Recording, pcm: NDArray[np.int16], rates: Sequence[float]
+) -> Iterator[tuple[Recording, NDArray[np.int16]]]:
+    """The same at one of `rates`, by somebody else. An answer is the answering voice's alone."""
+    if not rates or recording.split != "train" or recording.kind in ("answer", "nothing"):
+        return
+    from ..audio import load_audio
+
+    rate = random.Random(recording.id).choice(rates)
+    other = replace(recording, id=f"{recording.id}@{rate:g}", speaker=f"{recording.speaker}@{rate:g}")
+    yield other, _int16(load_audio((pcm / np.float32(32768), round(SAMPLE_RATE * rate))))
+
+
+def _int16(pcm: NDArray[np.float32]) -> NDArray[np.int16]:
+    return np.clip(np.rint(pcm * 32768), -32768, 32767).astype(np.int16)
+
+
 def _decoded(data: Path | io.BytesIO, limits: Limits) -> NDArray[np.int16]:
     import soundfile  # here, because what is prepared is read where it is not installed
 
@@ -218,7 +245,7 @@ def _decoded(data: Path | io.BytesIO, limits: Limits) -> NDArray[np.int16]:
         pcm = load_audio(data, max_seconds=limits.max_seconds)
     except (RuntimeError, AudioError, OSError) as error:
         raise _Unusable("unreadable", " ".join(str(error).split())) from None
-    return np.clip(np.rint(pcm * 32768), -32768, 32767).astype(np.int16)
+    return _int16(pcm)
 
 
 def _join(cache: Path, parts: list[_Part]) -> None:

@@ -80,6 +80,27 @@ def test_a_judge_may_refuse_texts(bad: Path, tmp_path: Path) -> None:
     assert ("good.wav", "wrong text", "it says no") in {(p.id, p.kind, p.reason) for p in problems_of(made.cache)}
 
 
+def test_what_is_no_answer_may_be_kept_at_another_rate_as_well(tmp_path: Path) -> None:
+    names = ["q.wav", "a.wav", "s.wav", "v.wav"]
+    for name in names:
+        sound(tmp_path / name)
+    kinds = dict(
+        zip(names, ["question\tp\ttrain", "answer\tp\ttrain", "sentence\t\ttrain", "sentence\t\tvalid"], strict=True)
+    )
+    rows = "".join(f"{name}\tHello there.\tann\t{kinds[name]}\n" for name in names)
+    (tmp_path / "corpus.tsv").write_text("audio\ttext\tspeaker\tkind\tpair\tsplit\n" + rows)
+    corpus = prepare(tmp_path / "corpus.tsv", tmp_path / "cache", rates=(1.25,), progress=False)
+    assert {u.id: (u.speaker, u.samples) for u in corpus.utterances} == {
+        **dict.fromkeys(names, ("ann", 16_000)),
+        "q.wav@1.25": ("ann@1.25", 12_800),
+        "s.wav@1.25": ("ann@1.25", 12_800),
+    }
+    spectrum = np.abs(np.fft.rfft(corpus.audio(corpus.by_id["s.wav@1.25"])))
+    assert spectrum.argmax() * 16_000 / 12_800 == pytest.approx(250, abs=2), "200 Hz, higher by a quarter"
+    with pytest.raises(ConfigError, match=r"between 0\.5 and 2, not 3"):
+        prepare(tmp_path / "corpus.tsv", tmp_path / "cache", rates=(3.0,), progress=False)
+
+
 def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "x.wav").write_text("no sound")
     (tmp_path / "x.txt").write_text("Hello.")
