@@ -211,7 +211,7 @@ def _usable(recording: Recording, data: Path | io.BytesIO | None, limits: Limits
 def _at_another_rate(
     recording: Recording, pcm: NDArray[np.int16], rates: Sequence[float]
 ) -> Iterator[tuple[Recording, NDArray[np.int16]]]:
-    """The same at one of `rates`, by somebody else. An answer is the answering voice's alone."""
+    """The same at one of `rates`, by somebody else. An answer is the answering voice's alone, and a sound nobody's."""
     if not rates or recording.split != "train" or recording.kind in ("answer", "nothing"):
         return
     from ..audio import load_audio

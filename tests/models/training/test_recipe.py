@@ -57,6 +57,7 @@ rows = 2
 loop = {steps = 3, warmup = 1, save_every = 2, ema = 0.9}
 [perceptual]
 batch_frames = 200
+joined = 0.5
 model = {latent_dim = 8, dim = 32, depth = 1, heads = 2, detail = 2}
 loop = {steps = 3, warmup = 1, save_every = 2, ema = 0.9}
 [decoder]
