@@ -64,7 +64,12 @@ def prepare(
     ] = None,
     rates: Annotated[
         list[float] | None,
-        typer.Option("--rate", help="Keep what is no answer once more at one of these (0.9, 1.1), as more speakers."),
+        typer.Option(
+            "--rate",
+            min=0.5,
+            max=2,
+            help="Keep what is no answer once more at one of these, as more speakers: 0.9, 1.1.",
+        ),
     ] = None,
 ) -> None:
     """Decode corpora once into the run's folder; what cannot be used is counted and listed in problems.tsv."""

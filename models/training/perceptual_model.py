@@ -168,15 +168,16 @@ def train(
         rng = random.Random(recipe.loop.seed * 1_000_003 + step)
         frames = torch.tensor([sum(u.frames for u in row) for row in chosen])
         first = [rng.randint(0, max(0, n - longest)) for n in frames.tolist()]
-        at = torch.stack([recordings.places(row, longest, skip) for row, skip in zip(chosen, first, strict=True)])
-        codes_of = codes[at.to(device)].long().permute(2, 0, 1)
+        places = [recordings.places(row, longest, skip) for row, skip in zip(chosen, first, strict=True)]
+        at = torch.stack(places).to(device)
+        codes_of = codes[at].long().permute(2, 0, 1)
         valid = torch.arange(longest, device=device)[None] < frames[:, None].to(device)
         generator = torch.Generator(device).manual_seed(step)
         units = codes_of[0]
         if recipe.near_units:
             units = nearby(units, recipe, generator)
         if digits:
-            units = units + UNITS * misjudged(details[at.to(device)], digits, recipe, generator)
+            units = units + UNITS * misjudged(details[at], digits, recipe, generator)
         latents, v1 = tokenizer.latents(codes_of), semantics(units, tokenizer.codebooks.vectors[0], digits)
         with mixed(latents.device):
             return flow_loss(model, latents, v1, draw_situation(longest, rng), valid=valid, generator=generator)

@@ -147,10 +147,12 @@ def test_sentences_are_read_and_pairs_are_heard_as_often_as_asked(
     assert {kind: kinds.count(kind) for kind in set(kinds)} == {"dialogue": 2, "write": 2, "read": 1}
 
 
+@pytest.mark.parametrize("speaker", ["ann", "ann@1.1"])
 def test_who_is_heard_only_is_written_down_and_answered_and_never_read(
-    corpus: Corpus, spoken: dict[str, Spoken], vocabulary: SpeechVocabulary
+    corpus: Corpus, spoken: dict[str, Spoken], vocabulary: SpeechVocabulary, speaker: str
 ) -> None:
     corpus.utterances.append(replace(corpus.utterances[1], kind="sentence"))
+    corpus.utterances = [replace(u, speaker=speaker) for u in corpus.utterances]
     settings = recipe(chat=0, read=2, read_question=1.0)
     everything = [(d.kind, d.heard, d.spoken) for d in documents(corpus, spoken, vocabulary, settings, "train")]
     heard_only = replace(settings, heard_only=("ann",))
