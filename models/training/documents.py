@@ -6,8 +6,9 @@ an utterance to write down, a text to read out. Whole documents are packed into 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -41,12 +42,23 @@ class Document:
     earlier: tuple[Pair, ...] = ()
     between: tuple[Pair, ...] = ()
     """Turns that have nothing to do with it, before and after those that it needs (`pair.before`)."""
+    understood: str = ""
+    """What a model wrote down of the question, to be asked so."""
 
 
 def documents(
-    corpus: Corpus, spoken: dict[str, Spoken], vocabulary: SpeechVocabulary, recipe: SemanticRecipe, split: str
+    corpus: Corpus,
+    spoken: dict[str, Spoken],
+    vocabulary: SpeechVocabulary,
+    recipe: SemanticRecipe,
+    split: str,
+    *,
+    understood: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Document]:
-    """All documents of a split, with their lengths in tokens (at most)."""
+    """All documents of a split, with their lengths in tokens (at most).
+
+    understood: by utterance, what a model writes down of a question that it hears.
+    """
 
     def heard(u: Utterance) -> int:
         return len(spoken[u.id].units) + len(vocabulary.encode(u.text)) + 4
@@ -61,8 +73,8 @@ def documents(
     def written(pair: Pair) -> int:
         return len(vocabulary.encode(pair.answer)) + 4
 
-    def typed(pair: Pair) -> int:
-        return max(len(vocabulary.encode(text)) for text in (pair.question, *pair.ways)) + 2
+    def typed(pair: Pair, *others: str) -> int:
+        return max(len(vocabulary.encode(text)) for text in (pair.question, *pair.ways, *others)) + 2
 
     usable = [u for u in corpus.split(split) if spoken[u.id].words or u.kind == "nothing"]
     # Only questions are about something else for certain: who tells a name changes what is to be remembered.
@@ -70,7 +82,9 @@ def documents(
     made: list[Document] = []
     rng = np.random.default_rng(recipe.loop.seed)
 
-    def converse(kind: str, pair: Pair, heard: Utterance | None, spoken: Utterance | None, length: int) -> None:
+    def converse(
+        kind: str, pair: Pair, heard: Utterance | None, spoken: Utterance | None, length: int, *, understood: str = ""
+    ) -> None:
         length, others = length + before(pair), list[Pair]()
         room = MAX_HISTORY_TURNS - len(pair.before) // 2
         if asked and room > 0 and rng.random() < recipe.history:
@@ -83,7 +97,8 @@ def documents(
         told = bool(pair.before) and not pair.before[0].text.endswith("?")
         # "It" is what the last turn was about; a name that was told stays.
         first = int(rng.integers(len(others) + 1)) if told else len(others)
-        made.append(Document(kind, pair, heard, spoken, length, tuple(others[:first]), tuple(others[first:])))
+        earlier, between = tuple(others[:first]), tuple(others[first:])
+        made.append(Document(kind, pair, heard, spoken, length, earlier, between, understood))
 
     def times(pair: Pair) -> range:
         return range(recipe.follow_ups if pair.before else 1)
@@ -93,11 +108,14 @@ def documents(
         if q.kind != "question" or (pair := corpus.texts.get(q.pair)) is None:
             continue
         for _ in times(pair):
-            answer = answers.get(q.pair)
-            if answer is not None and rng.random() < recipe.dialogue:
-                converse("dialogue", pair, q, answer, heard(q) + said(answer))
-            else:
-                converse("plan", pair, q, None, heard(q) + written(pair))
+            answer = answers.get(q.pair) if rng.random() < recipe.dialogue else None
+            kind, rest = ("dialogue", said(answer)) if answer else ("plan", written(pair))
+            if rng.random() >= recipe.restated:
+                converse(kind, pair, q, answer, heard(q) + rest)
+                continue
+            made.append(Document("write", None, q, None, heard(q)))
+            words = understood.get(q.id, "")
+            converse(kind if answer else "chat", pair, None, answer, typed(pair, words) + rest, understood=words)
     for pair in corpus.texts.values():
         if pair.split == split:
             length = typed(pair) + written(pair)
@@ -175,7 +193,8 @@ class Builder:
         before += self.turns(document.between, rng)
         made = sequences.history(self.vocabulary, before, learn_answers=True)
         if pair is not None and (heard is None or rng.random() < self.recipe.typed):
-            made = made + sequences.typed(self.vocabulary, self.question(pair, rng) if heard is None else heard.text)
+            asked = document.understood or self.question(pair, rng) if heard is None else heard.text
+            made = made + sequences.typed(self.vocabulary, asked)
         elif heard is not None:
             made = made + self.heard(heard, rng)
         if spoken is not None:

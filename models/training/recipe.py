@@ -47,6 +47,7 @@ from .loop import LoopConfig
 from .lora import add_lora_, merge_
 from .parallel import World
 from .semantic_recipe import SemanticRecipe, model_config
+from .understood import understood
 
 
 @dataclass(frozen=True)
@@ -219,20 +220,23 @@ def train_semantic(run: Path, recipe: Recipe, start: Bundle | None = None) -> No
         theirs = start.semantic.config  # one that knows no detail yet may learn of it
         ours = model_config(recipe.semantic, start.vocabulary, detail)
         _same("semantic model", replace(theirs, detail=theirs.detail or detail), ours)
-        if world.first:
-            start.vocabulary.save(run / "semantic")
-        world.wait()
     if world.first:
+        if start is not None:
+            start.vocabulary.save(run / "semantic")
         _extract(run, recipe, corpus, recipe.views, start)
     world.wait()
+    spoken, written = _spoken(run, corpus), dict[str, str]()
+    if start is not None and recipe.semantic.restated:
+        written = understood(run / "understood.jsonl", start, corpus, spoken, world)
     noisy = [load_spoken(run / f"heard-{n}.npz", corpus) for n in range(1, recipe.views + 1)]
     semantic_model.train(
         corpus,
-        _spoken(run, corpus),
+        spoken,
         run / "semantic",
         recipe.semantic,
         device=device(),
         noisy=noisy,
+        understood=written,
         start=None if start is None else start.semantic,
         detail=detail,
         world=world,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +72,7 @@ def train(
     *,
     device: str = "cpu",
     noisy: Sequence[dict[str, Spoken]] = (),
+    understood: Mapping[str, str] = MappingProxyType({}),
     start: SemanticModel | None = None,
     detail: int = 0,
     compiled: bool = False,
@@ -81,7 +83,8 @@ def train(
 ) -> tuple[SemanticModel, SpeechVocabulary]:
     """Train the semantic model in `folder`, resuming from its checkpoint.
 
-    noisy: the same recordings as heard through noise; start: a model to go on from, whose vocabulary lies in `folder`;
+    noisy: the same recordings as heard through noise; understood: what a model wrote down of questions;
+    start: a model to go on from, whose vocabulary lies in `folder`;
     detail: digits of the detail of what is heard, which `start` may not know yet;
     workers: processes that build batches; budget: seconds that it may take.
     """
@@ -107,7 +110,9 @@ def train(
     if compiled:
         model.model.compile(dynamic=False)
     builder = Builder(corpus, spoken, vocabulary, recipe, noisy)
-    batches = PackedBatches(builder, documents(corpus, spoken, vocabulary, recipe, "train"), recipe)
+    batches = PackedBatches(
+        builder, documents(corpus, spoken, vocabulary, recipe, "train", understood=understood), recipe
+    )
     held_out = documents(corpus, spoken, vocabulary, recipe, "valid")
     plainly = replace(recipe, unit_noise=0.0, near_units=0.0, lost_units=0.0, misheard=0.0)
     clean = Builder(corpus, spoken, vocabulary, plainly)

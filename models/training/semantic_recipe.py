@@ -47,6 +47,9 @@ class SemanticRecipe:
     heard errs, and what was asked is still to be guessed."""
     dialogue: float = 1.0
     """Share of the spoken questions that get their answer's sound too; the others end with its text."""
+    restated: float = 0.0
+    """Share of the spoken questions that are learnt as a bundle with `restate` answers them: the turn is written down,
+    and apart from it what the model to start from understood, or its text with `misheard`, is answered as typed."""
     ahead: int = 7
     """Frames by which a word is spelled before the recogniser hears it begin: its onset must not come before its
     letters are known, and alignment is no more exact than that."""

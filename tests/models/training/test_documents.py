@@ -161,6 +161,29 @@ def test_who_is_heard_only_is_written_down_and_answered_and_never_read(
     assert [kind for kind, _, _ in kept] == ["dialogue", "dialogue", "write", "write"]
 
 
+def test_a_question_that_is_restated_is_written_down_and_answered_as_it_was_understood(
+    corpus: Corpus, spoken: dict[str, Spoken], vocabulary: SpeechVocabulary
+) -> None:
+    settings = recipe(restated=1.0, chat=0, dialogue=1.0)
+    understood = {"q1": "Is it a light that is long and late?"}
+    pool = documents(corpus, spoken, vocabulary, settings, "train", understood=understood)
+    builder = Builder(corpus, spoken, vocabulary, settings)
+    made = [builder.build(d, np.random.default_rng(0)) for d in pool]
+    assert all(len(each) <= d.length for each, d in zip(made, pool, strict=True))
+    texts = {
+        (d.kind, d.heard.id if d.heard else ""): vocabulary.decode(m.tokens) for d, m in zip(pool, made, strict=True)
+    }
+    assert set(texts) == {("write", "q0"), ("write", "q1"), ("write", "n0"), ("dialogue", "")}
+    typed = [each for each, d in zip(made, pool, strict=True) if d.kind == "dialogue"]
+    assert vocabulary.decode(typed[0].tokens).startswith("I am Ada. Hello Ada. What is my name? You are Ada.")
+    assert vocabulary.decode(typed[1].tokens).startswith(understood["q1"] + " Yes it is.")
+    for each in typed:  # of units there are only those of the answer
+        assert sum(map(vocabulary.is_unit, each.tokens)) == 40
+
+    plain = documents(corpus, spoken, vocabulary, recipe(chat=0), "train", understood=understood)
+    assert [d.kind for d in plain if d.heard and d.heard.kind == "question"] == ["dialogue", "dialogue"]
+
+
 def test_a_word_is_spelled_before_it_begins_to_sound(
     corpus: Corpus, spoken: dict[str, Spoken], vocabulary: SpeechVocabulary
 ) -> None:
