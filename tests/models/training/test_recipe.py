@@ -229,7 +229,7 @@ def test_a_model_that_knows_no_detail_learns_of_it(run: Path, tmp_path: Path) ->
 
     plain = RECIPE.replace(", detail = 2", "")
     (tmp_path / "plain.toml").write_text(plain)
-    (tmp_path / "more.toml").write_text("blend = 0.5\n" + RECIPE)
+    (tmp_path / "more.toml").write_text("blend = 0.5\n" + RECIPE.replace("[semantic]", "[semantic]\nrestated = 1.0"))
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "corpus").symlink_to(run / "corpus")
@@ -243,6 +243,9 @@ def test_a_model_that_knows_no_detail_learns_of_it(run: Path, tmp_path: Path) ->
     before, after, start = str(tmp_path / "before"), str(tmp_path / "after"), ["--start", str(tmp_path / "before")]
     do("first", "plain.toml", ["tokenizer"], ["semantic"], ["perceptual"], ["export", before])
     do("second", "more.toml", ["semantic", *start], ["perceptual", *start], ["export", after, *start])
+    asked = [json.loads(line)["id"] for line in (tmp_path / "second" / "understood.jsonl").read_text().splitlines()]
+    assert asked == [u.id for u in Corpus(run / "corpus").utterances if u.kind == "question"]
+    assert not (tmp_path / "first" / "understood.jsonl").exists(), "nobody was there to hear them"
     old, new = load_bundle(before), load_bundle(after)
     assert (old.semantic.config.detail, new.semantic.config.detail) == (0, 2)
     assert new.semantic.model.embed_detail.weight.any()  # type: ignore[union-attr]
