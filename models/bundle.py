@@ -217,7 +217,7 @@ def save_bundle(bundle: Bundle, folder: str | Path, packing: Mapping[str, Packin
         _write(pack(state, (packing or {}).get(part, "float32")), folder / f"{part}.safetensors")
     voices: dict[str, Tensor] = {}
     for name, voice in bundle.voices.items():
-        voices[f"{name}.units"] = voice.units.to("cpu", torch.int16)
+        voices[f"{name}.units"] = voice.units.to("cpu", torch.int64).contiguous()
         voices[f"{name}.latents"] = voice.latents.to("cpu", torch.float32).contiguous()
     _write(voices, folder / "voices.safetensors")
 

@@ -387,5 +387,5 @@ def make_voice(bundle: Bundle, pcm: NDArray[np.float32], name: str) -> Voice:
         start = int(np.argmax(energy[longest:] - energy[:-longest]))
         pcm = pcm[start * HOP : (start + longest) * HOP]
     wav = torch.from_numpy(np.ascontiguousarray(pcm[: len(pcm) // HOP * HOP])).to(bundle.device)
-    codes = bundle.tokenizer.encode(wav[None, None])
-    return Voice(name, codes[0, 0].clone(), bundle.tokenizer.latents(codes)[0].float().clone())
+    units, latents = bundle.tokenizer.encode_voice(wav[None, None])
+    return Voice(name, units[0].clone(), latents[0].float().clone())

@@ -11,7 +11,8 @@ from .perceptual.flow_matching import Solver
 from .perceptual.schedule import BlockSchedule
 from .semantic.llama import SemanticConfig, SemanticModel
 from .semantic.steering import steer
-from .semantic.vocabulary import SpeechVocabulary
+from .semantic.vocabulary import N_UNITS, SpeechVocabulary
+from .speech_tokenizer.detail import DETAIL_LEVELS
 from .speech_tokenizer.semantic_encoder import SemanticEncoderConfig
 from .speech_tokenizer.streaming import StreamingSpeechTokenizer, StreamingTokenizerConfig
 from .voice import Voice
@@ -107,4 +108,5 @@ def _talk_briefly(semantic: SemanticModel, vocabulary: SpeechVocabulary) -> None
 
 def _voice(name: str, tokenizer: StreamingSpeechTokenizer) -> Voice:
     codes = torch.randint(tokenizer.config.codebook_size, (tokenizer.n_q, 1, 20))
-    return Voice(name, codes[0, 0], tokenizer.latents(codes)[0])
+    detail = 1 + torch.arange(codes.shape[-1]) % DETAIL_LEVELS**tokenizer.config.semantic.detail
+    return Voice(name, codes[0, 0] + N_UNITS * detail, tokenizer.latents(codes)[0])

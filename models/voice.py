@@ -15,7 +15,8 @@ MAX_VOICE_SECONDS = 3.0
 class Voice:
     """The in-context prompt of the perceptual model (paper section 3.3).
 
-    name: what people call it. units: int64 (P,), the RVQ-1 units of P frames of 20 ms.
+    name: what people call it. units: int64 (P,), the RVQ-1 units of P frames of 20 ms, with their detail where the
+    encoder tells any (`speech_tokenizer/detail.py`): a flow that knows detail is prompted with it in training too.
     latents: float32 (P, D), the summed codec latents of the same frames.
     """
 

@@ -87,11 +87,19 @@ class StreamingSpeechTokenizer(nn.Module):
 
     def encode(self, wav: Tensor, n_q: int | None = None) -> Tensor:
         """Codes of the first `n_q` levels (default all): (B, 1, N) -> (n_q, B, ceil(N / 320)) int64."""
-        codes = [self.encode_semantic(wav)]
-        if n_q == 1:
-            return torch.stack(codes)
-        residual = self.continuous(wav) - self.semantic_latents(codes[0])
-        for level in range(1, n_q or self.n_q):
+        units = self.encode_semantic(wav)
+        return units[None] if n_q == 1 else self._levels(wav, units, n_q or self.n_q)
+
+    def encode_voice(self, wav: Tensor) -> tuple[Tensor, Tensor]:
+        """What a flow is prompted with: units with their detail and the latents of all levels, (B, 1, N) -> (B, T)
+        int64 and (B, T, D) for T = ceil(N / 320)."""
+        heard = self.hear(wav)
+        return heard, self.latents(self._levels(wav, heard % UNITS, self.n_q))
+
+    def _levels(self, wav: Tensor, units: Tensor, n_q: int) -> Tensor:
+        codes = [units]
+        residual = self.continuous(wav) - self.semantic_latents(units)
+        for level in range(1, n_q):
             codes.append(self.codebooks.nearest(residual, level))
             residual = residual - F.embedding(codes[-1], self.codebooks.vectors[level])
         return torch.stack(codes)

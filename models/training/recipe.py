@@ -388,11 +388,11 @@ def prompt_voice(corpus: Corpus, tokenizer: StreamingSpeechTokenizer, speaker: s
     if chosen is None:
         raise ConfigError(f"speaker {speaker!r} has no recording of {frames} frames: choose another voice")
     wav = torch.from_numpy(corpus.audio(chosen))[None, None]
-    found = tokenizer.encode(wav)[..., :frames]
-    return Voice(speaker, found[0, 0], tokenizer.latents(found)[0])
+    units, latents = tokenizer.encode_voice(wav)
+    return Voice(speaker, units[0, :frames], latents[0, :frames])
 
 
 @torch.inference_mode()
 def _heard_anew(voice: Voice, tokenizer: StreamingSpeechTokenizer) -> Voice:
     """A voice with the units in which the tokenizer hears it: even if they mean the same, most are others by now."""
-    return replace(voice, units=tokenizer.encode_semantic(tokenizer.decode(voice.latents[None]))[0])
+    return replace(voice, units=tokenizer.hear(tokenizer.decode(voice.latents[None]))[0])

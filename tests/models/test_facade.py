@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from speechgpt_gen import (
@@ -21,7 +22,9 @@ from speechgpt_gen import (
     Voice,
     write_wav,
 )
+from speechgpt_gen.models.audio import load_audio
 from speechgpt_gen.models.facade import join
+from speechgpt_gen.models.semantic.vocabulary import N_UNITS
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +98,10 @@ def test_a_voice_comes_from_a_recording(model: SpeechGPTGen, tmp_path: Path) -> 
     write_wav(tmp_path / "me.wav", noise(1.0)[0])
     voice = model.voice(tmp_path / "me.wav", "me")
     assert (voice.name, voice.frames) == ("me", 50)
-    assert voice.latents.shape == (50, model.bundle.tokenizer.dim)
+    tokenizer, wav = model.bundle.tokenizer, torch.from_numpy(load_audio(tmp_path / "me.wav"))[None, None]
+    assert torch.equal(voice.units, tokenizer.hear(wav)[0])
+    assert (voice.units >= N_UNITS).all(), "with their detail"
+    assert torch.equal(voice.latents, tokenizer.latents(tokenizer.encode(wav))[0])
     assert_speech(model.say("hello", voice, max_seconds=0.4))
     assert not np.array_equal(model.convert(noise(0.5), voice).pcm, model.convert(noise(0.5)).pcm)
 

@@ -4,11 +4,14 @@ import numpy as np
 
 from speechgpt_gen import SpeechGPTGen
 from speechgpt_gen.models.bundle import builtin_models
+from speechgpt_gen.models.semantic.vocabulary import N_UNITS
 
 
 def test_nano_speaks_in_its_own_voices() -> None:
     agent = SpeechGPTGen.load("nano", dtype="int8")
     assert agent.voices[0] == "af_heart"
+    for voice in agent.bundle.voices.values():
+        assert (voice.units >= N_UNITS).all(), "its flow is told a prompt's detail"
     made = agent.say("Hello.", voice=agent.voices[-1])
     assert made.text == "Hello."
     assert 5 <= made.end_frame <= 200

@@ -307,5 +307,5 @@ def _write_voices(run: Slice, made: StreamingSpeechTokenizer) -> None:
     voices: dict[str, Tensor] = {}
     for name in run.recipe.voices:
         voice = prompt_voice(run.corpus, made, name, run.recipe.prompt_frames)
-        voices[f"{name}.units"], voices[f"{name}.latents"] = voice.units.short(), voice.latents.contiguous()
+        voices[f"{name}.units"], voices[f"{name}.latents"] = voice.units.contiguous(), voice.latents.contiguous()
     save_file(voices, run.out / "voices.safetensors")

@@ -202,7 +202,7 @@ def test_the_stages_end_in_a_bundle_that_loads(run: Path, tmp_path: Path) -> Non
     ann = better.voice("ann")
     assert torch.equal(ann.latents, bundle.voice("ann").latents)
     assert (fourth / "detail.safetensors").exists()
-    assert torch.equal(ann.units, better.tokenizer.encode_semantic(better.tokenizer.decode(ann.latents[None]))[0])
+    assert torch.equal(ann.units, better.tokenizer.hear(better.tokenizer.decode(ann.latents[None]))[0])
     config.write_text(still)
 
     # Blended, its semantic weights lie between those of both.
