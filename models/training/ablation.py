@@ -22,9 +22,11 @@ from ..perceptual.flow_matching import Chain, Prior, Solver
 from ..speech_tokenizer.streaming import StreamingSpeechTokenizer
 from . import perceptual_model, recipe
 from .corpus import Corpus
+from .loop import restore
 from .perceptual_model import PerceptualRecipe
 from .recordings import Recordings
-from .slices.judging import judged, spoken_again
+from .samples import spoken_again
+from .slices.judging import judged
 
 EVALUATIONS: Final = (2, 4, 8, 16, 32)
 """Evaluations with which a variant is judged at its end."""
@@ -89,7 +91,7 @@ class Bench:
                 device=str(self.recordings.device),
                 until=step,
             )
-            recipe.restore(model, folder)
+            restore(model, folder)
             model.to(self.recordings.device)
             for nfe in EVALUATIONS if share == 1.0 else (MEANWHILE,):
                 lines.append(

@@ -17,11 +17,13 @@ from torch import Tensor, nn
 
 from ..speech_tokenizer.semantic_encoder import mel_filters
 from ..speech_tokenizer.streaming import StreamingSpeechTokenizer, StreamingTokenizerConfig
+from .adversary import Adversary, AdversaryConfig
 from .batches import BucketBatches
 from .corpus import Corpus, Utterance
 from .loop import Loop, LoopConfig
 from .precision import mixed
 from .recordings import Recordings
+from .samples import played
 
 SCALES = ((256, 32), (512, 64), (1024, 80), (2048, 128))
 """(FFT size, mel bands) of the spectral losses."""
@@ -56,12 +58,15 @@ class SpectralLoss(nn.Module):
         return total / len(SCALES)
 
 
-class CodebookLearner:
+class CodebookLearner(nn.Module):
     """Sets and follows the codebooks by averages of what falls on each code (VQ-VAE's EMA update)."""
 
+    counts: Tensor
+
     def __init__(self, vectors: Tensor, decay: float = 0.99) -> None:
+        super().__init__()
         self.vectors, self.decay = vectors, decay
-        self.counts = torch.ones(vectors.shape[:2], device=vectors.device)
+        self.register_buffer("counts", torch.ones(vectors.shape[:2], device=vectors.device))
 
     @torch.no_grad()
     def start(self, latents: Tensor, units: Tensor, rounds: int = 8) -> None:
@@ -118,6 +123,9 @@ class AcousticConfig:
     commitment: float = 0.1
     latent_noise: float = 0.1
     freeze_encoder: bool = False
+    adversary: AdversaryConfig = field(default_factory=AdversaryConfig)
+    evaluate_every: int = 0
+    """Steps between losses of the held-out split (0: at the end only)."""
     follow_hours: float = 0.0
     """Where units are kept, hours of the corpus that codebook 0 follows them over (`follow_units`; 0: it stays). For
     corpora of many voices: of a few, the codes would tell who speaks."""
@@ -176,51 +184,78 @@ def train(
     tokenizer.semantic.requires_grad_(False)
     tokenizer.encoder.requires_grad_(not config.freeze_encoder)
     tokenizer.to(device)
-    loop = Loop(folder, tokenizer, config.loop, budget=budget)
     learner = CodebookLearner(tokenizer.codebooks.vectors)
-    spectral, pool = SpectralLoss().to(device), corpus.split("train")
+    spectral, adversary = SpectralLoss().to(device), Adversary(config.adversary).to(device)
+    training, held_out = corpus.split("train"), corpus.split("valid")
     recordings = Recordings(corpus, device)
     units = None if units is None else units.to(device)
 
-    def units_of(chosen: Sequence[Utterance], first: Sequence[int]) -> Tensor:
+    def units_of(chosen: Sequence[Utterance], first: Sequence[int], frames: int) -> Tensor:
         assert units is not None
-        return recordings.rows(units, chosen, config.crop_frames, first).long()
+        return recordings.rows(units, chosen, frames, first).long()
 
     def start_codebooks() -> None:
         found, index = [], []
         for n in range(max(1, 1280 // config.batch)):
-            wav, chosen, first = crops(recordings, pool, config, 10**9 + n)
+            wav, chosen, first = crops(recordings, training, config, 10**9 + n)
             with torch.no_grad(), mixed(wav.device):
                 found.append(tokenizer.continuous(wav))
-            index.append(units_of(chosen, first))
+            index.append(units_of(chosen, first, config.crop_frames))
         learner.start(torch.cat(found).flatten(0, 1), torch.cat(index).flatten())
 
     def losses(step: int) -> dict[str, Tensor]:
-        wav, chosen, first = crops(recordings, pool, config, step)
+        torch.manual_seed(config.loop.seed * 1_000_003 + step)  # a step that comes after a resumption is the same step
+        wav, chosen, first = crops(recordings, training, config, step)
         quantized = step >= config.continuous_steps
         if quantized and not bool(tokenizer.codebooks.vectors.any()):
             start_codebooks()
-        terms: dict[str, Tensor] = {}
+        commitment: Tensor | None = None
         with mixed(wav.device):
             latents = tokenizer.continuous(wav)
             given = latents
             if quantized:
-                index = units_of(chosen, first)
+                index = units_of(chosen, first, config.crop_frames)
                 sums, _ = quantize(tokenizer, latents, index, None if config.freeze_encoder else learner)
                 levels = torch.randint(1, tokenizer.n_q + 1, (len(wav),))
                 levels[torch.rand(len(wav)) < 0.6] = tokenizer.n_q
                 target = sums[(levels - 1).to(device), torch.arange(len(wav), device=device)]
                 given = latents + (target - latents).detach()
-                terms["commitment"] = (latents - sums[-1]).square().mean()
+                commitment = (latents - sums[-1]).square().mean()
             noise = torch.rand(len(wav), 1, 1, device=device) * torch.randn_like(given)
             made = tokenizer.decode(given + config.latent_noise * noise)
-        made = made.float()
-        terms["spectral"] = spectral(made[:, 0], wav[:, 0])
-        loss = terms["spectral"]
-        if "commitment" in terms:
-            loss = loss + config.commitment * terms["commitment"]
-        return {"loss": loss, **terms}
+        made, truth = made.float()[:, 0], wav[:, 0]
+        terms = adversary.beside(spectral(made, truth), made, truth)
+        if commitment is not None:
+            terms |= {"loss": terms["loss"] + config.commitment * commitment, "commitment": commitment}
+        return terms
 
+    @torch.no_grad()
+    def again(wav: Tensor, chosen: Sequence[Utterance], first: Sequence[int]) -> Tensor:
+        """Sound (B, 1, N) through all that there is of the codec by now, (B, N)."""
+        with mixed(wav.device):
+            latents = tokenizer.continuous(wav)
+            if bool(tokenizer.codebooks.vectors.any()):
+                sums, _ = quantize(tokenizer, latents, units_of(chosen, first, latents.shape[1]), None)
+                latents = sums[-1]
+            made: Tensor = tokenizer.decode(latents)
+        return made.float()[:, 0]
+
+    def evaluate() -> dict[str, float]:
+        if not held_out:
+            return {}
+        judged = [crops(recordings, held_out, config, n) for n in range(8)]
+        return {"spectral": sum(float(spectral(again(*each), each[0][:, 0])) for each in judged) / len(judged)}
+
+    loop = Loop(
+        folder,
+        tokenizer,
+        config.loop,
+        budget=budget,
+        evaluate=evaluate,
+        evaluate_every=config.evaluate_every,
+        listen=lambda: played(corpus, lambda u: again(recordings.audio([u])[:, None], [u], [0])[0].cpu()),
+        beside=nn.ModuleList([learner, adversary]),
+    )
     loop.run(losses, until=until)
     return tokenizer
 

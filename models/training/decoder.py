@@ -18,10 +18,12 @@ from torch import Tensor
 from ..speech_tokenizer.spectral import AcousticDecoder
 from ..speech_tokenizer.streaming import StreamingSpeechTokenizer
 from .acoustic import SpectralLoss
+from .adversary import Adversary, AdversaryConfig
 from .corpus import Corpus, Utterance
 from .loop import Loop, LoopConfig
 from .precision import mixed
 from .recordings import Recordings
+from .samples import played
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class DecoderConfig:
     """What the flow makes is not quite a sum of codes."""
     fewer_levels: float = 0.2
     """Share of the crops that come as the first few levels of their codes."""
+    adversary: AdversaryConfig = field(default_factory=AdversaryConfig)
     evaluate_every: int = 0
     """Steps between losses of the held-out split (0: at the end only)."""
 
@@ -64,6 +67,7 @@ def train(
     decoder.requires_grad_(True)  # a model that was loaded to be used has frozen weights
     tokenizer, codes = tokenizer.to(device), codes.to(device)
     spectral, recordings = SpectralLoss().to(device), Recordings(corpus, device)
+    adversary = Adversary(config.adversary).to(device)
     training, held_out = corpus.split("train"), corpus.split("valid")
 
     def crops(pool: Sequence[Utterance], rng: np.random.Generator, fewer: float) -> tuple[Tensor, Tensor]:
@@ -76,24 +80,40 @@ def train(
         latents = torch.cat([tokenizer.latents(own[:n, i : i + 1]) for i, n in enumerate(levels)])
         return recordings.audio(chosen, config.crop_frames, first), latents
 
-    def loss_of(truth: Tensor, latents: Tensor) -> Tensor:
-        with mixed(truth.device):
-            made = decoder(latents)
-        loss: Tensor = spectral(made.float(), truth)
-        return loss
+    def make(latents: Tensor) -> Tensor:
+        with mixed(latents.device):
+            made: Tensor = decoder(latents)
+        return made.float()
 
     def losses(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((config.loop.seed, step))
         truth, latents = crops(training, rng, config.fewer_levels)
         noise = rng.random((config.batch, 1, 1)) * rng.standard_normal(tuple(latents.shape))
-        return {"loss": loss_of(truth, latents + (config.latent_noise * torch.from_numpy(noise)).to(latents))}
+        made = make(latents + (config.latent_noise * torch.from_numpy(noise)).to(latents))
+        return adversary.beside(spectral(made, truth), made, truth)
 
     @torch.no_grad()
     def evaluate() -> dict[str, float]:
         rng = np.random.default_rng(0)
-        return {"loss": sum(float(loss_of(*crops(held_out, rng, 0.0))) for _ in range(8)) / 8} if held_out else {}
+        if not held_out:
+            return {}
+        judged = [crops(held_out, rng, 0.0) for _ in range(8)]
+        return {"spectral": sum(float(spectral(make(latents), truth)) for truth, latents in judged) / len(judged)}
 
-    every = config.evaluate_every
-    loop = Loop(folder, decoder, config.loop, budget=budget, evaluate=evaluate, evaluate_every=every)
+    @torch.no_grad()
+    def made_again(u: Utterance) -> Tensor:
+        own = recordings.rows(codes, [u], u.frames, [0]).long().permute(2, 0, 1)
+        return make(tokenizer.latents(own))[0].cpu()
+
+    loop = Loop(
+        folder,
+        decoder,
+        config.loop,
+        budget=budget,
+        evaluate=evaluate,
+        evaluate_every=config.evaluate_every,
+        listen=lambda: played(corpus, made_again),
+        beside=adversary.discriminators,
+    )
     loop.run(losses, until=until)
     return decoder

@@ -92,7 +92,10 @@ class Loop:
     keeps its own `checkpoint-RANK-of-SIZE.pt`; the whole weights are left in `weights.pt`.
 
     budget: seconds that `run` may take, counted from here; None for no limit. evaluate: figures of the module so far,
-    logged under "valid_" every `evaluate_every` steps and at the end.
+    logged under "valid_" every `evaluate_every` steps and at the end. listen: what it makes of held-out speech then,
+    (N,) at 16 kHz, left in `valid.wav` and TensorBoard; every process makes it, the first writes it. beside: what
+    learns from the same losses to no other end, with an optimizer of its own if it has weights; the checkpoint keeps it
+    to go on. In one process only.
     Raises DivergedError as soon as a loss is not finite: the last checkpoint is from before it.
     """
 
@@ -105,19 +108,26 @@ class Loop:
         budget: float | None = None,
         evaluate: Callable[[], dict[str, float]] | None = None,
         evaluate_every: int = 0,
+        listen: Callable[[], Tensor] | None = None,
+        beside: nn.Module | None = None,
         world: World = ALONE,
     ) -> None:
         if world.size > 1 and budget is not None:
             raise ConfigError("several processes end by steps, not by the clock: leave the budget out")
+        if world.size > 1 and beside is not None:
+            raise ConfigError("only the module itself is sharded: train what learns beside it in one process")
         folder.mkdir(parents=True, exist_ok=True)
         if next(module.parameters()).device.type == "cpu":
             torch.set_num_threads(config.threads)
             keep_large_blocks()
         self.folder, self.module, self.config = folder, module, config
         self.began, self.budget = time.monotonic(), budget
-        self.evaluate, self.evaluate_every = evaluate, evaluate_every
+        self.evaluate, self.evaluate_every, self.listen = evaluate, evaluate_every, listen
         self.world = world
+        self.beside, self.weights_beside = beside, [] if beside is None else list(beside.parameters())
         self.optimizers = _optimizers(module, config, world)
+        if beside is not None and self.weights_beside:
+            self.optimizers += _optimizers(beside, config, world)
         self.step = 0
         self.average: dict[str, Tensor] | None = None
         if config.ema:
@@ -152,6 +162,8 @@ class Loop:
             for number, values in moments.items():
                 moments[number] = {key: spread(value, parameters[number]) for key, value in values.items()}
             optimizer.load_state_dict(kept)
+        if self.beside is not None:
+            self.beside.load_state_dict(state["beside"])
         self.step = state["step"]
         if self.average is not None:
             self.average = {name: spread(value, own[name]) for name, value in state["average"].items()}
@@ -177,6 +189,7 @@ class Loop:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "step": self.step,
             "average": self.average,
+            "beside": None if self.beside is None else self.beside.state_dict(),
         }
         _write_atomically(local(state), self.checkpoint)
         if self.world.size > 1:
@@ -195,13 +208,19 @@ class Loop:
                 values = self._advance(losses)
                 self.step += 1
                 ended = self.step == last or self.done() >= 1.0
-                if self.evaluate and (ended or (self.evaluate_every and self.step % self.evaluate_every == 0)):
-                    self.module.eval()
-                    values |= {f"valid_{name}": value for name, value in self.evaluate().items()}
-                    self.module.train()
+                if ended or (self.evaluate_every and self.step % self.evaluate_every == 0):
+                    values |= self._judge(watcher)
                 watcher(self.step, values | {"rate": self.rate(), "seconds": time.perf_counter() - began})
                 if ended or self.step % self.config.save_every == 0:
                     self.save()
+
+    def _judge(self, watcher: Watcher) -> dict[str, float]:
+        self.module.eval()
+        figures = self.evaluate() if self.evaluate else {}
+        if self.listen is not None:
+            watcher.play(self.step, self.listen())
+        self.module.train()
+        return {f"valid_{name}": value for name, value in figures.items()}
 
     def _advance(self, losses: Callable[[int], dict[str, Tensor]]) -> dict[str, float]:
         """One optimiser step; returns the mean of every term and the gradient's norm."""
@@ -221,6 +240,9 @@ class Loop:
             raise DivergedError(f"loss is {values['loss']} at step {self.step}: lower the learning rate")
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.config.clip)
         size = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        if self.weights_beside:
+            size_beside = float(nn.utils.clip_grad_norm_(self.weights_beside, self.config.clip))
+            size = size if math.isfinite(size_beside) else size_beside
         if math.isfinite(size):
             for optimizer in self.optimizers:
                 optimizer.step()
@@ -237,3 +259,15 @@ class Loop:
                 self.average[name].lerp_(value, 1 - decay)
             else:
                 self.average[name].copy_(value)
+
+
+def restore(module: nn.Module, folder: Path) -> None:
+    """Load a stage's weights (their moving average, if it kept one) and set the module to eval."""
+    for name in ("checkpoint.pt", "weights.pt"):
+        if (folder / name).is_file():
+            state = torch.load(folder / name, map_location="cpu", weights_only=True)
+            break
+    else:
+        raise ConfigError(f"{folder} has no checkpoint: run the stage before this one first")
+    module.load_state_dict((state["average"] or state["module"]) if name == "checkpoint.pt" else state)
+    module.eval()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from .loop import Loop, LoopConfig
 from .parallel import ALONE, World, shard
 from .precision import mixed
 from .recordings import Recordings
+from .samples import played, spoken_again
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,7 @@ def train(
         some = range(min(16, judged.per_epoch))
         return {"loss": sum(float(situated_loss(held_out or training, judged, n, plainly)) for n in some) / len(some)}
 
+    again = partial(spoken_again, recordings, tokenizer, model, codes, detail=details if digits else None)
     loop = Loop(
         folder,
         model,
@@ -202,6 +205,7 @@ def train(
         budget=budget,
         evaluate=evaluate,
         evaluate_every=recipe.evaluate_every,
+        listen=lambda: played(corpus, again),
         world=world,
     )
     loop.run(lambda step: {"loss": situated_loss(training, batches, step)}, until=until)

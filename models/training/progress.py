@@ -11,12 +11,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from torch import Tensor
+
+from ..audio import SAMPLE_RATE, write_wav
+
 _LINE_EVERY = 10.0
 """Seconds between lines where there is no progress bar."""
 
 
 class Watcher:
-    """Appends to `folder/log.jsonl`; use it as a context and call it after each step. A quiet one shows nothing."""
+    """Appends to `folder/log.jsonl` and plays to `folder/valid.wav`; use it as a context and call it after each step. A
+    quiet one shows nothing."""
 
     def __init__(self, folder: Path, done: int, total: int, *, quiet: bool = False) -> None:
         self.folder, self.total, self.quiet = folder, total, quiet
@@ -50,6 +55,14 @@ class Watcher:
             self._bar.stop()
         if self._board is not None:
             self._board.close()
+
+    def play(self, step: int, wav: Tensor) -> None:
+        """Leave the sound (N,), 16 kHz, of step number `step` in place of the one before it."""
+        if self.quiet:
+            return
+        write_wav(self.folder / "valid.wav", wav.numpy())
+        if self._board is not None:
+            self._board.add_audio("valid", wav.clamp(-1, 1), step, SAMPLE_RATE)
 
     def __call__(self, step: int, values: dict[str, float]) -> None:
         """Show the values after step number `step`."""

@@ -20,16 +20,17 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..bundle import PARTS, Bundle, BundleConfig, assemble, save_bundle
 from ..config import from_json
@@ -43,9 +44,10 @@ from ..voice import Voice
 from . import acoustic, decoder, perceptual_model, reading, semantic_model, semantic_units
 from .corpus import Corpus
 from .extract import Spoken, all_details, all_units, extract, load_spoken
-from .loop import LoopConfig
+from .loop import LoopConfig, restore
 from .lora import add_lora_, merge_
 from .parallel import World
+from .samples import units_alone
 from .semantic_recipe import SemanticRecipe, model_config
 from .understood import understood
 
@@ -112,18 +114,6 @@ def load_recipe(path: Path) -> Recipe:
 def device() -> str:
     """Where stages train: this process' GPU, or the CPU."""
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
-
-
-def restore(module: nn.Module, folder: Path) -> None:
-    """Load a stage's weights (their moving average, if it kept one) and set the module to eval."""
-    for name in ("checkpoint.pt", "weights.pt"):
-        if (folder / name).is_file():
-            state = torch.load(folder / name, map_location="cpu", weights_only=True)
-            break
-    else:
-        raise ConfigError(f"{folder} has no checkpoint: run the stage before this one first")
-    module.load_state_dict((state["average"] or state["module"]) if name == "checkpoint.pt" else state)
-    module.eval()
 
 
 def train_tokenizer(run: Path, recipe: Recipe, start: Bundle | None = None) -> None:
@@ -239,8 +229,16 @@ def train_semantic(run: Path, recipe: Recipe, start: Bundle | None = None) -> No
         understood=written,
         start=None if start is None else start.semantic,
         detail=detail,
+        sound=_sound(run, recipe, corpus, start),
         world=world,
     )
+
+
+def _sound(run: Path, recipe: Recipe, corpus: Corpus, start: Bundle | None) -> Callable[[Tensor], Tensor] | None:
+    """What units sound like by themselves, as far as there is a codec."""
+    if start is None and not (run / "acoustic").is_dir():
+        return None
+    return partial(units_alone, load_tokenizer(run, recipe, corpus, start))
 
 
 def train_perceptual(run: Path, recipe: Recipe, start: Bundle | None = None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -17,13 +17,14 @@ from ..semantic.llama import SemanticModel
 from ..semantic.sequences import IGNORED
 from ..semantic.vocabulary import N_UNITS, SpeechVocabulary
 from ..speech_tokenizer.detail import levels_of
-from .corpus import Corpus
+from .corpus import Corpus, Utterance
 from .documents import Builder, Packed, PackedBatches, documents
 from .extract import Spoken
 from .loop import Loop
 from .lora import add_lora_
 from .parallel import ALONE, World, shard
 from .precision import mixed
+from .samples import played, read_aloud
 from .semantic_recipe import SemanticRecipe, model_config
 
 
@@ -79,6 +80,7 @@ def train(
     workers: int = 0,
     budget: float | None = None,
     until: int | None = None,
+    sound: Callable[[Tensor], Tensor] | None = None,
     world: World = ALONE,
 ) -> tuple[SemanticModel, SpeechVocabulary]:
     """Train the semantic model in `folder`, resuming from its checkpoint.
@@ -86,7 +88,8 @@ def train(
     noisy: the same recordings as heard through noise; understood: what a model wrote down of questions;
     start: a model to go on from, whose vocabulary lies in `folder`;
     detail: digits of the detail of what is heard, which `start` may not know yet;
-    workers: processes that build batches; budget: seconds that it may take.
+    workers: processes that build batches; budget: seconds that it may take;
+    sound: of units (T,), (N,) at 16 kHz, to hear what the model reads aloud when it is judged; in one process only.
     """
     torch.manual_seed(recipe.loop.seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -125,6 +128,10 @@ def train(
         parts = [weighted_loss(model, vocabulary, _moved(judged[n], device), recipe) for n in range(4)]
         return {name: sum(float(part[name]) for part in parts) / len(parts) for name in parts[0]}
 
+    def read(u: Utterance) -> Tensor:
+        assert sound is not None
+        return sound(read_aloud(model, vocabulary, u.text))
+
     loop = Loop(
         folder,
         model,
@@ -132,6 +139,7 @@ def train(
         budget=budget,
         evaluate=evaluate,
         evaluate_every=recipe.evaluate_every,
+        listen=None if sound is None or world.size > 1 else lambda: played(corpus, read),
         world=world,
     )
     step = recipe.loop.accumulate * world.size

@@ -10,7 +10,7 @@ ablation     small flows that differ in chain and prior
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ...audio import write_wav
 from ...bundle import load_bundle
 from ...checkpoint import load_strict
 from ...errors import ConfigError
@@ -32,13 +33,15 @@ from .. import decoder as decoding
 from ..ablation import Bench
 from ..corpus import Corpus
 from ..extract import Spoken, all_units, extract, load_spoken
+from ..loop import restore
 from ..precision import mixed
 from ..reading import learn_detail
-from ..recipe import Recipe, prompt_voice, restore
+from ..recipe import Recipe, prompt_voice
 from ..recordings import Recordings
+from ..samples import in_a_row, reconstructed, spoken_again
 from ..semantic_recipe import model_config
 from .ablation import judge_of, run_variants
-from .judging import character_error_rate, judged, reconstructed, spoken_again, write_samples
+from .judging import character_error_rate, judged
 from .machine import Machine
 from .pieces import READERS, find_pieces, read_pieces, units_id, units_of_pieces, write_pieces
 
@@ -108,7 +111,7 @@ def tokenizer(run: Slice) -> Figures:
     pieces = write_pieces(state, run.out, "tokenizer", units=units_id(made.semantic))
     recordings, held_out = Recordings(run.corpus, machine.device), judged(run.corpus)
     again = {u.id: reconstructed(recordings, made, u) for u in held_out}
-    write_samples(run.out / "samples.wav", list(again.values())[:8])
+    _write_samples(run, again)
     figures = {
         "pieces": pieces,
         "settled": settled,
@@ -138,7 +141,7 @@ def decoder(run: Slice) -> Figures:
     base.decoder.load_state_dict(made.state_dict())
     recordings = Recordings(run.corpus, machine.device)
     again = {u.id: reconstructed(recordings, base, u) for u in judged(run.corpus)}
-    write_samples(run.out / "samples.wav", list(again.values())[:8])
+    _write_samples(run, again)
     figures: Figures = {"pieces": pieces, "items_per_step": recipe.batch * recipe.crop_frames}
     if reader is not None:
         figures["cer_reconstructed"] = character_error_rate(reader, again, run.corpus)
@@ -227,7 +230,7 @@ def perceptual(run: Slice) -> Figures:
         u.id: spoken_again(recordings, base, speaking, codes, u, detail=detail, prompt_frames=frames)
         for u in judged(run.corpus)
     }
-    write_samples(run.out / "samples.wav", list(made.values())[:8])
+    _write_samples(run, made)
     if reader is not None:
         figures["cer_spoken_again"] = character_error_rate(reader, made, run.corpus)
     return figures | _size(model)
@@ -297,6 +300,10 @@ def _average(model: nn.Module, folder: Path) -> None:
     device = next(model.parameters()).device
     restore(model, folder)
     model.to(device)
+
+
+def _write_samples(run: Slice, made: Mapping[str, Tensor]) -> None:
+    write_wav(run.out / "samples.wav", in_a_row(list(made.values())[:8]).numpy())
 
 
 def _size(model: nn.Module) -> Figures:

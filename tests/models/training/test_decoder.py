@@ -1,13 +1,18 @@
 """Stage three: a decoder that is trained alone gets better, resumes, and leaves the rest of the tokenizer as it was."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from speechgpt_gen.models.audio import load_audio
 from speechgpt_gen.models.speech_tokenizer.semantic_encoder import SemanticEncoderConfig
 from speechgpt_gen.models.speech_tokenizer.streaming import StreamingSpeechTokenizer, StreamingTokenizerConfig
+from speechgpt_gen.models.training.adversary import AdversaryConfig
 from speechgpt_gen.models.training.corpus import Corpus
 from speechgpt_gen.models.training.decoder import DecoderConfig, train
 from speechgpt_gen.models.training.loop import LoopConfig
@@ -50,7 +55,7 @@ def test_only_a_copy_of_the_decoder_is_trained_and_it_resumes(
     log = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in log]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
-    assert "valid_loss" in log[-1]
+    assert "valid_spectral" in log[-1]
     train(corpus, tokenizer, codes, tmp_path / "parts", CONFIG, until=20)
     again = train(corpus, tokenizer, codes, tmp_path / "parts", CONFIG)
     for ours, theirs in zip(again.state_dict().values(), whole.state_dict().values(), strict=True):
@@ -69,3 +74,43 @@ def test_it_goes_on_from_the_tokenizers_decoder_or_from_another(
     made = train(corpus, tokenizer, codes, tmp_path / "other", still, start=other)
     assert torch.equal(made.head.weight, other.head.weight)
     assert not torch.equal(made.head.weight, tokenizer.decoder.head.weight)
+
+
+def test_a_run_plays_what_it_makes_of_held_out_speech(
+    tokenizer: StreamingSpeechTokenizer, corpus: Corpus, tmp_path: Path
+) -> None:
+    recordings = Recordings(corpus)
+    codes = torch.randint(0, 50, (recordings.frames, 3), dtype=torch.int16)
+    (held_out,) = corpus.split("valid")
+    first_row = recordings.first_row[held_out.id]
+    latents = tokenizer.latents(codes[first_row:][: held_out.frames].long().T[:, None])
+    config = replace(CONFIG, evaluate_every=2)
+    for until in (2, 4):
+        decoder = train(corpus, tokenizer, codes, tmp_path / "run", config, until=until).eval()
+        pcm = load_audio(tmp_path / "run" / "valid.wav")
+        with torch.no_grad():
+            made = decoder(latents)[0].clamp(-1, 1)
+        np.testing.assert_allclose(pcm[: len(made)], made, atol=1e-4)
+        assert not pcm[len(made) :].any()
+    board = EventAccumulator(str(tmp_path / "run"), size_guidance={"audio": 0}).Reload()
+    assert [event.step for event in board.Audio("valid")] == [2, 4]
+
+
+def test_discriminators_learn_beside_the_decoder_and_go_on_with_it(
+    tokenizer: StreamingSpeechTokenizer, corpus: Corpus, tmp_path: Path
+) -> None:
+    codes = torch.randint(0, 50, (Recordings(corpus).frames, 3), dtype=torch.int16)
+    loop = replace(CONFIG.loop, steps=6, learning_rate=1e-3, save_every=2)
+    adversary = AdversaryConfig(adversarial=0.02, features=0.04, waveform=1.0, channels=4)
+    config = replace(CONFIG, loop=loop, adversary=adversary)
+    whole = train(corpus, tokenizer, codes, tmp_path / "whole", config)
+    train(corpus, tokenizer, codes, tmp_path / "parts", config, until=4)
+    again = train(corpus, tokenizer, codes, tmp_path / "parts", config)
+    for ours, theirs in zip(again.state_dict().values(), whole.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    states = [torch.load(tmp_path / run / "checkpoint.pt", weights_only=True) for run in ("whole", "parts")]
+    assert set(states[0]["module"]) == set(whole.state_dict()), "what is exported knows nothing of its judges"
+    for (name, ours), theirs in zip(states[0]["beside"].items(), states[1]["beside"].values(), strict=True):
+        torch.testing.assert_close(ours, theirs, msg=name)
+    line = json.loads((tmp_path / "whole" / "log.jsonl").read_text().splitlines()[-1])
+    assert {"spectral", "waveform", "discriminator", "adversarial", "features"} < set(line)

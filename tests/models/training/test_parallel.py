@@ -1,14 +1,18 @@
 """Two processes train as one does that averages two batches, and go on where they stopped."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from speechgpt_gen.models.audio import load_audio
 from speechgpt_gen.models.errors import ConfigError
 from speechgpt_gen.models.training.loop import Loop, LoopConfig
+from speechgpt_gen.models.training.prepare import prepare
 
 ROOT = Path(__file__).parents[3]
 TRAIN = """
@@ -40,16 +44,49 @@ leave()
 """
 
 
-def train(folder: Path, until: int, *, processes: int) -> dict[str, torch.Tensor]:
+SPEAK = """
+import atexit, os, sys
+import torch
+from pathlib import Path
+from speechgpt_gen.models.perceptual.block_causal import BlockCausalConfig
+from speechgpt_gen.models.speech_tokenizer.semantic_encoder import SemanticEncoderConfig
+from speechgpt_gen.models.speech_tokenizer.streaming import StreamingSpeechTokenizer, StreamingTokenizerConfig
+from speechgpt_gen.models.training import perceptual_model
+from speechgpt_gen.models.training.corpus import Corpus
+from speechgpt_gen.models.training.loop import LoopConfig
+from speechgpt_gen.models.training.parallel import World, leave
+
+world = World.join("cpu")
+if world.size > 1:
+    atexit.register(os._exit, 3)
+torch.manual_seed(0)
+semantic = SemanticEncoderConfig(bands=20, dim=32, layers=1, heads=2)
+tokenizer = StreamingSpeechTokenizer(StreamingTokenizerConfig(semantic, 16, 1, 16, 1, heads=2, latent_dim=8)).eval()
+tokenizer.requires_grad_(False).codebooks.vectors.normal_()
+corpus = Corpus(Path(sys.argv[2]))
+codes = torch.randint(0, 50, (sum(u.frames for u in corpus.utterances), 8), dtype=torch.int16)
+model = BlockCausalConfig(latent_dim=8, dim=32, depth=2, heads=2)
+still = LoopConfig(steps=2, learning_rate=0.0, warmup=1, save_every=2)
+recipe = perceptual_model.PerceptualRecipe(model, still, batch_frames=200, evaluate_every=1)
+perceptual_model.train(corpus, tokenizer, codes, Path(sys.argv[1]), recipe, world=world)
+leave()
+"""
+
+
+def run(code: str, folder: Path, *arguments: str, processes: int) -> None:
     script = folder.parent / "train.py"
-    script.write_text(TRAIN)
+    script.write_text(code)
     start = [sys.executable]
     if processes > 1:
         start += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    arguments = [str(script), str(folder), str(until), "1" if processes > 1 else "2"]
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-    done = subprocess.run([*start, *arguments], env=environment, capture_output=True, text=True, check=False)
+    command = [*start, str(script), str(folder), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def train(folder: Path, until: int, *, processes: int) -> dict[str, torch.Tensor]:
+    run(TRAIN, folder, str(until), "1" if processes > 1 else "2", processes=processes)
     if processes > 1:
         weights: dict[str, torch.Tensor] = torch.load(folder / "weights.pt", weights_only=True)
         return weights
@@ -70,3 +107,18 @@ def test_two_processes_equal_one_with_twice_the_batches_and_resume_bit_for_bit(t
     module = torch.nn.Linear(2, 1)
     with pytest.raises(ConfigError, match="as many processes"):
         Loop(tmp_path / "parts", module, LoopConfig())
+
+
+@pytest.mark.slow
+def test_two_processes_play_together_what_one_plays(source: Path, tmp_path: Path) -> None:
+    """Every process makes the sound, as each holds but a part of the weights, and one writes it."""
+    prepare(source, tmp_path / "corpus", progress=False)
+    played = []
+    for processes in (1, 2):
+        folder = tmp_path / f"of{processes}"
+        run(SPEAK, folder, str(tmp_path / "corpus"), processes=processes)
+        played.append(load_audio(folder / "valid.wav"))
+        lines = (folder / "log.jsonl").read_text().splitlines()
+        assert all("valid_loss" in json.loads(line) for line in lines)
+    assert played[0].any()
+    np.testing.assert_allclose(played[0], played[1], atol=2e-3)

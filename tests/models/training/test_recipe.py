@@ -123,6 +123,8 @@ def test_the_stages_end_in_a_bundle_that_loads(run: Path, tmp_path: Path) -> Non
     heard = load_spoken(run / "heard-1.npz", Corpus(run / "corpus"))
     assert heard.keys() == spoken.keys()
     assert any((heard[name].units != spoken[name].units).any() for name in spoken), "through noise"
+    for stage in ("acoustic", "semantic", "perceptual", "decoder"):
+        assert (run / stage / "valid.wav").is_file(), f"{stage} cannot be heard"
     steps = [json.loads(line)["step"] for line in (run / "perceptual" / "log.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3]
 
