@@ -182,8 +182,8 @@ def _stage_one(
     before = start.tokenizer.semantic if start is not None and (recipe.units.keep or not trained) else None
     if wanted.detail and (trained or before is None or before.detail is None):
         reading.give_detail(run / "detail.safetensors", corpus, made.encoder, before)
-    if read and start is not None and not trained:
-        print(f"reads units of {start.info.name}: CTC {reading.learn_to_read(corpus, made):.2f}")
+    if read and not (trained and recipe.units.recognition):
+        print(f"reads units that nobody read: CTC {reading.learn_to_read(corpus, made):.2f}")
     return made
 
 

@@ -17,9 +17,11 @@ from ..packages import whisper_folder
 from ..speech_tokenizer.semantic_encoder import SemanticEncoder, SemanticEncoderConfig, SemanticReader
 from .batches import BucketBatches
 from .corpus import Corpus, Utterance
+from .distillation import Distillation
 from .loop import Loop, LoopConfig
 from .precision import mixed
 from .recordings import HOP, Recordings
+from .teachers import Teacher
 from .views import Heard, HeardOnce, views
 from .whisper import start_from_whisper
 
@@ -54,7 +56,15 @@ class SemanticUnitsConfig:
     batch_seconds: float = 40.0
     evaluate_every: int = 0
     """Steps between readings of the held-out split (0: at the end only)."""
+    recognition: float = 1.0
+    """Weight of reading characters by CTC; 0: a corpus needs no texts, and the reader learns nothing of them."""
     spectrum_weight: float = 1.0
+    teacher: str | None = None
+    """A folder of HuBERT or Whisper, or "whisper" for that of the packages (`teachers.py`)."""
+    teacher_layer: int | None = None
+    """Its hidden state that teaches; by default the mean of all, as published."""
+    distillation: float = 0.0
+    """Weight of telling what the teacher hears (`distillation.py`)."""
     freeze_encoder: bool = False
     """Learn only to read the units as they are."""
     clean: float = 0.0
@@ -86,6 +96,10 @@ class SemanticUnitsConfig:
             raise ConfigError(f"units.hold = {self.hold}: the encoder has {self.encoder.layers} layers")
         if self.hear_hours and not self.held:
             raise ConfigError("units.hear_hours keeps what held layers say: give units.hold too, or leave it out")
+        if (self.teacher is None) != (self.distillation == 0):
+            raise ConfigError("units.teacher and units.distillation belong together: give both, or neither")
+        if not self.recognition and not self.distillation:
+            raise ConfigError("units.recognition = 0: give a teacher to distil, or units learn nothing of what is said")
 
     @property
     def held(self) -> int:
@@ -94,7 +108,7 @@ class SemanticUnitsConfig:
 
     def reading(self) -> SemanticUnitsConfig:
         """The same settings, but for learning to read finished units, which stay as they are."""
-        return replace(self, freeze_encoder=True, keep=0.0)
+        return replace(self, freeze_encoder=True, keep=0.0, recognition=1.0, teacher=None, distillation=0.0)
 
 
 class SemanticUnits(nn.Module):
@@ -118,13 +132,13 @@ class SemanticUnits(nn.Module):
 
     def forward(self, states: Tensor, speaker: Tensor, start: int) -> tuple[Tensor, ...]:
         """States (B, T + lookahead, dim) after the layers that are held, speakers (B,) and the index of the first frame
-        -> character logits before and after quantisation (B, T, symbols), spectrum (B, bands, 2 * T), real digits
-        (B, T, 5)."""
+        -> character logits before and after quantisation (B, T, symbols), spectrum (B, bands, 2 * T), digits as they
+        are and as they are quantised (B, T, 5)."""
         hidden = self.encoder.upper(states, self.held, start)
         digits = self.encoder.digits(hidden)
         values, _ = self.encoder.quantizer(digits)
         logits, spectrum = self.reader(values, speaker)
-        return self.early(hidden), logits, spectrum, self.encoder.quantizer.bound(digits)
+        return self.early(hidden), logits, spectrum, self.encoder.quantizer.bound(digits), values
 
 
 def ctc(logits: Tensor, utterances: Sequence[Utterance], frames: Tensor | None = None) -> Tensor:
@@ -194,7 +208,9 @@ def train(
     recordings = Recordings(corpus, device)
     speaker_of = {name: i for i, name in enumerate(corpus.speakers)}
     # A sound without letters has all its frames' blanks for a loss, not one character's: it would drown the others.
-    training, held_out = ([u for u in corpus.split(name) if characters(u.text)] for name in ("train", "valid"))
+    training, held_out = (
+        [u for u in corpus.split(name) if not config.recognition or characters(u.text)] for name in ("train", "valid")
+    )
     batches = batches_of(training, config.batch_seconds, config.loop.seed)
 
     shares = {"clean": config.clean, "speed": config.speed, "pitch": config.pitch}
@@ -214,25 +230,38 @@ def train(
             some = rng.choice(len(chosen), -(-len(chosen) // _KEPT), replace=False)
             rows = torch.from_numpy(some).to(device)
             digits = _digits(kept, said[rows], first)
-        return Heard(states, truth, frames, torch.tensor(first), rows, digits)
+        taught = truth.new_zeros(0) if teacher is None else teacher(said, frames.tolist())
+        return Heard(states, truth, frames, torch.tensor(first), rows, digits, taught)
 
+    teacher, distil = None, None
+    if config.teacher is not None:
+        teacher = Teacher(config.teacher, config.teacher_layer, device)
+        distil = Distillation(teacher.dim).to(device)
     again: HeardOnce | None = None
     if config.hear_hours:
-        told = {**shares, "seed": config.loop.seed, "held": config.held, "kept": kept is not None}
+        told: dict[str, object] = {**shares, "seed": config.loop.seed, "held": config.held, "kept": kept is not None}
+        told |= {"teacher": config.teacher, "layer": config.teacher_layer}
         settings = f"{told} {config.encoder}"
         again = HeardOnce(folder / "heard", batches, training, config.hear_hours, hear, settings=settings)
 
     def losses(step: int) -> dict[str, Tensor]:
         number = step if again is None else again.number(step)
-        states, truth, frames, first, rows, kept_digits = hear(number) if again is None else again(number, device)
+        states, truth, frames, first, rows, kept_digits, taught = (
+            hear(number) if again is None else again(number, device)
+        )
         chosen = [training[i] for i in batches(number)]
         speaker = torch.tensor([speaker_of[u.speaker] for u in chosen], device=device)
         with mixed(states.device):
-            early, late, spectrum, digits = module(states, speaker, int(first))
+            early, late, spectrum, digits, values = module(states, speaker, int(first))
         inside = torch.arange(truth.shape[-1], device=device)[None] < 2 * frames[:, None]
-        before, after = ctc(early, chosen, frames), ctc(late, chosen, frames)
         l1 = 4 * (spectrum.float() - truth).abs().mean(1)[inside].mean()
-        terms = {"loss": before + after + config.spectrum_weight * l1, "early": before, "ctc": after, "spectrum": l1}
+        terms = {"loss": config.spectrum_weight * l1, "spectrum": l1}
+        if config.recognition:
+            terms |= {"early": ctc(early, chosen, frames), "ctc": ctc(late, chosen, frames)}
+            terms["loss"] = terms["loss"] + config.recognition * (terms["early"] + terms["ctc"])
+        if distil is not None:
+            terms["distillation"] = distil(values, taught, frames)
+            terms["loss"] = terms["loss"] + config.distillation * terms["distillation"]
         if len(rows):
             moved = (digits[rows] - kept_digits).square().mean(-1)
             terms["kept"] = moved[inside[rows][:, ::2]].mean()
@@ -240,9 +269,10 @@ def train(
         return terms
 
     def evaluate() -> dict[str, float]:
-        return {"cer": readability(recordings, module, held_out)} if held_out else {}
+        return {"cer": readability(recordings, module, held_out)} if held_out and config.recognition else {}
 
-    loop = Loop(folder, module, config.loop, budget=budget, evaluate=evaluate, evaluate_every=config.evaluate_every)
+    every = config.evaluate_every
+    loop = Loop(folder, module, config.loop, budget=budget, evaluate=evaluate, evaluate_every=every, beside=distil)
     loop.run(losses, until=until)
     return module
 

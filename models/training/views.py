@@ -28,7 +28,8 @@ class Heard(NamedTuple):
 
     states (B, T + lookahead, dim): after the layers that are held; truth (B, bands, 2 * T): spectrum of what was said;
     frames (B,): lengths; first (): index of the first frame in its stream; rows (K,) and digits (K, T, 5): what the
-    encoder whose units are kept hears in some of the rows (K = 0 without one).
+    encoder whose units are kept hears in some of the rows (K = 0 without one); taught (B, T, features): what a teacher
+    hears of what was said (none without one).
     """
 
     states: Tensor
@@ -37,6 +38,7 @@ class Heard(NamedTuple):
     first: Tensor
     rows: Tensor
     digits: Tensor
+    taught: Tensor
 
 
 def views(

@@ -60,7 +60,7 @@ def test_batches_are_heard_once_and_come_again_in_another_order(tmp_path: Path) 
         heard.append(number)
         some = torch.randn(2, 5, 3)
         return Heard(
-            some, some, torch.tensor([5, 4]), torch.tensor(number), torch.zeros(0, dtype=torch.int64), some[:0]
+            some, some, torch.tensor([5, 4]), torch.tensor(number), torch.zeros(0, dtype=torch.int64), some[:0], some
         )
 
     again = HeardOnce(tmp_path, batches, said, 24 / 3600, hear)
