@@ -23,6 +23,7 @@ from ...models.generation import Listener, Speaker, make_voice
 from ...models.semantic.pieces import Unit
 from .generation import LocalGeneration
 from .listening import ListeningThread
+from .one_at_a_time import OneAtATime
 from .protocol import EngineInfo, Message, Request, Voice
 from .slots import Answer, Command, Listen, Slot, Turn, one_line
 from .speaking import SpeakingThread
@@ -145,9 +146,11 @@ class LocalEngine:
 
     def _assemble(self, bundle: Bundle) -> Parts:
         """Threads and slots over a bundle, warmed up and running."""
-        speaking, changed = SpeakingThread(Speaker(bundle)), threading.Condition()
+        turns, changed = OneAtATime(), threading.Condition()
+        speaking = SpeakingThread(Speaker(bundle), turns)
         slots = [Slot(bundle, speaking.speak, self._now, changed) for _ in range(self._count)]
-        parts = Parts(bundle, slots, [ListeningThread(slots, changed, self._now)], speaking)
+        listening = ListeningThread(slots, changed, self._now, turns if bundle.device.type == "cpu" else None)
+        parts = Parts(bundle, slots, [listening], speaking)
         warm_up(bundle, Listener(bundle), Speaker(bundle).open(bundle.voice(None), 0).speak)
         parts.start()
         return parts

@@ -189,8 +189,10 @@ class Slot:
         return self._listener.reply(mode, request.sampling, seed, request.instructions)
 
     def _advance(self, running: _Running) -> None:
-        generation = running.answer.generation
+        generation, blocks = running.answer.generation, running.blocks
         for _ in range(BURST):
+            if running.blocks > blocks:
+                return None  # a block is to become sound before the next unit is made
             if generation.over:
                 return self._stop(running)
             piece = next(running.pieces, None)

@@ -10,17 +10,19 @@ from itertools import count
 import torch
 
 from ...models.generation import Speaker, Utterance
+from .one_at_a_time import OneAtATime
 from .protocol import Audio
 from .slots import Answer, SpeechJob, one_line
 from .worker import Job, T, Worker, job_of
 
 
 class SpeakingThread(Worker):
-    """Runs the perceptual model and the speech tokenizer. Jobs of one answer keep their order."""
+    """Runs the perceptual model and the speech tokenizer, in `turns` with the language model. Jobs of one answer keep
+    their order."""
 
-    def __init__(self, speaker: Speaker) -> None:
+    def __init__(self, speaker: Speaker, turns: OneAtATime) -> None:
         super().__init__("speaking")
-        self._speaker = speaker
+        self._speaker, self._turns = speaker, turns
         self._utterances: dict[Answer, Utterance] = {}
         self._jobs: list[tuple[bool, int, Job]] = []
         self._order = count()
@@ -65,11 +67,12 @@ class SpeakingThread(Worker):
             if job.units is None:
                 generation.finish("length" if job.length_reached else "completed")
                 return
-            utterance = self._utterances.get(job.answer)
-            if utterance is None:
-                utterance = self._utterances[job.answer] = self._speaker.open(job.answer.voice, job.answer.seed)
-            if job.units:
-                block = utterance.speak(job.units)
+            with self._turns.sound():
+                utterance = self._utterances.get(job.answer)
+                if utterance is None:
+                    utterance = self._utterances[job.answer] = self._speaker.open(job.answer.voice, job.answer.seed)
+                block = utterance.speak(job.units) if job.units else None
+            if block is not None:
                 generation.put(Audio(block.pcm, block.start_frame, block.end_frame))
         except Exception as error:
             generation.finish("failed", one_line(error))

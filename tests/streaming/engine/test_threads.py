@@ -9,6 +9,7 @@ from speechgpt_gen.models.bundle import Bundle, load_bundle
 from speechgpt_gen.models.generation import Speaker
 from speechgpt_gen.streaming.engine.generation import LocalGeneration
 from speechgpt_gen.streaming.engine.local import LocalEngine
+from speechgpt_gen.streaming.engine.one_at_a_time import OneAtATime
 from speechgpt_gen.streaming.engine.protocol import Audio, Finished, Request, Text, Transcript, Word
 from speechgpt_gen.streaming.engine.slots import Answer, SpeechJob
 from speechgpt_gen.streaming.engine.speaking import SpeakingThread
@@ -35,7 +36,7 @@ async def test_a_first_block_goes_ahead_of_later_blocks_and_an_answer_keeps_its_
     old, new = (
         Answer(Noted(number, Request(), lambda: 0.0, lambda: None), bundle.voice(None), seed=0) for number in (1, 2)
     )
-    thread = SpeakingThread(Speaker(bundle))
+    thread = SpeakingThread(Speaker(bundle), OneAtATime())
     for index in range(3):
         thread.speak(SpeechJob(old, (1, 2, 3), index))
     thread.speak(SpeechJob(new, (), 0))
@@ -79,7 +80,7 @@ async def test_slots_take_turns(bundle: Bundle, monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_jobs_of_others_run_between_blocks_and_errors_come_back(bundle: Bundle) -> None:
-    thread = SpeakingThread(Speaker(bundle))
+    thread = SpeakingThread(Speaker(bundle), OneAtATime())
     thread.start()
     assert await asyncio.wrap_future(thread.call(lambda: 7)) == 7
     with pytest.raises(ZeroDivisionError):
