@@ -5,6 +5,7 @@ Source: SpeechTokenizer (arXiv 2308.16692), whose teacher is the mean of all lay
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,7 @@ from .whisper import read_ctranslate2
 
 WHISPER: Final = "whisper"
 """The teacher that packages carry."""
+_FRONT: Final = "preprocessor_config.json"
 _RATE: Final = 16_000
 _WHISPER_FRAMES: Final = 1500
 _OVERLAP: Final = 80
@@ -35,8 +37,7 @@ class Teacher:
     """
 
     def __init__(self, name: str, layer: int | None = None, device: torch.device | str = "cpu") -> None:
-        folder = whisper_folder() if name == WHISPER else Path(name)
-        model, self._given, self._longest = _load(folder)
+        model, self._given, self._longest = _load(_folder(name))
         layers = model.config.num_hidden_layers
         if layer is not None and not 0 <= layer <= layers:
             raise ConfigError(f"units.teacher_layer = {layer}: the teacher has {layers} layers, give 0 to {layers}")
@@ -67,29 +68,47 @@ _Loaded = tuple[Any, Callable[[Tensor], Tensor], int]
 """A model with `config`, what it is given of samples (N,), and how many frames it hears at once."""
 
 
+def save_teacher(name: str, folder: Path) -> None:
+    """Write a teacher as `Teacher` takes it, for a machine that lacks it: in float16, in files of 50 MB at most."""
+    source = _folder(name)
+    model, *_ = _load(source)
+    model.half().save_pretrained(folder, max_shard_size="50MB")
+    if (source / _FRONT).is_file():
+        shutil.copyfile(source / _FRONT, folder / _FRONT)
+
+
+def _folder(name: str) -> Path:
+    return whisper_folder() if name == WHISPER else Path(name)
+
+
 def _load(folder: Path) -> _Loaded:
     try:
         from transformers import AutoConfig, AutoModel
+        from transformers.models.whisper.modeling_whisper import WhisperEncoder
     except ImportError as error:
         raise ConfigError(f"a teacher needs transformers: pip install transformers ({error})") from None
     if (folder / "model.bin").is_file():
         return _whisper(_of_ctranslate2(folder / "model.bin"))
     try:
-        kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
-        model = AutoModel.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        alone = config.architectures == [WhisperEncoder.__name__]  # as `save_teacher` leaves it
+        kind = WhisperEncoder if alone else AutoModel
+        model = kind.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise ConfigError(f"units.teacher = {str(folder)!r} is no model that can be read: {_line(error)}") from None
-    if kind == "whisper":
-        return _whisper(model.encoder)
-    if kind not in ("hubert", "wavlm", "wav2vec2"):
-        raise ConfigError(f"units.teacher = {str(folder)!r} is a {kind}: give HuBERT, WavLM, wav2vec 2.0 or Whisper")
+    if config.model_type == "whisper":
+        return _whisper(model if alone else model.encoder)
+    if config.model_type not in ("hubert", "wavlm", "wav2vec2"):
+        raise ConfigError(
+            f"units.teacher = {str(folder)!r} is a {config.model_type}: give HuBERT, WavLM, wav2vec 2.0 or Whisper"
+        )
     return _hubert(model, folder)
 
 
 def _hubert(model: Any, folder: Path) -> _Loaded:
     from transformers import Wav2Vec2FeatureExtractor
 
-    known = (folder / "preprocessor_config.json").is_file()
+    known = (folder / _FRONT).is_file()
     front = Wav2Vec2FeatureExtractor.from_pretrained(folder) if known else Wav2Vec2FeatureExtractor()  # type: ignore[no-untyped-call]
 
     def given(said: Tensor) -> Tensor:

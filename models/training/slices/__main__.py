@@ -8,6 +8,7 @@ import multiprocessing
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import torch._dynamo
@@ -49,6 +50,8 @@ def run_slice(given: argparse.Namespace) -> None:
         source = work / "packs"
         corpora = unpacked(given.packs, source)
         recipe = load_recipe(given.recipe or source / "recipe.toml")
+        if (source / "teacher").is_dir():
+            recipe = replace(recipe, units=replace(recipe.units, teacher=str(source / "teacher")))
         _decode(corpora, work / "corpus")  # in processes, so before the device is touched
         print(f"corpus decoded after {machine.spent:.1f} s", flush=True)
         rate = machine.gemm_rate()

@@ -3,6 +3,7 @@ and the wheels that read recordings.
 
     pack-00/   recipe.toml, wheels/*.whl, corpus-0/manifest.tsv, corpus-0/pairs.tsv, corpus-0/shards/*.tar
     pack-01/   corpus-0/shards/*.tar, corpus-1/manifest.tsv ...
+    pack-0n/   teacher/*: the semantic teacher, if the recipe names one
     pack-0n/   earlier/*: pieces of earlier slices, if there are any
 """
 
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Final
 
 from ...errors import ConfigError, SpeechGPTGenError
+from ..recipe import load_recipe
+from ..teachers import save_teacher
 from .pieces import find_pieces
 
 MAX_BYTES: Final = 60 * 2**20
@@ -81,6 +84,10 @@ def write_packs(
         settings = Path(scratch) / "recipe.toml"
         shutil.copyfile(recipe, settings)
         packer.add(settings, "")
+        if (teacher := load_recipe(recipe).units.teacher) is not None:
+            save_teacher(teacher, Path(scratch) / "teacher")
+            for file in sorted((Path(scratch) / "teacher").iterdir()):
+                packer.add(file, "teacher")
         if wheels:
             for wheel in _fetch_wheels(Path(scratch)):
                 packer.add(wheel, "wheels")

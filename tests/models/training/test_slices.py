@@ -13,6 +13,7 @@ import pytest
 import soundfile
 import torch
 from torch import nn
+from transformers import HubertConfig, HubertModel
 
 from speechgpt_gen import SpeechGPTGen
 from speechgpt_gen.models.errors import CheckpointError, ConfigError
@@ -225,3 +226,19 @@ def test_weights_travel_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         module[0].weight[0, 0] = 1e6
     with pytest.raises(CheckpointError, match=r"0\.weight is not finite"):
         pieces.write_pieces(module.state_dict(), tmp_path, "part", units="")
+
+
+@pytest.mark.slow
+def test_a_teacher_travels_with_the_packs(source: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    HubertModel(HubertConfig(**sizes)).save_pretrained(tmp_path / "hubert")
+    recipe = tmp_path / "recipe.toml"
+    taught = f'[units]\nteacher = "{tmp_path / "hubert"}"\ndistillation = 1.0\nrecognition = 0.0'
+    recipe.write_text(RECIPE.replace("[units]", taught))
+    write_packs([source], tmp_path / "packs", recipe, wheels=False)
+    shutil.rmtree(tmp_path / "hubert")
+    run_slice(tmp_path / "packs", "tokenizer", tmp_path / "out")
+    lines = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert all(0.3 < line["distillation"] < 1.4 for line in lines if line["part"] == "units")
+    assert any(line["part"] == "units" for line in lines)

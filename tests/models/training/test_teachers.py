@@ -9,7 +9,7 @@ from transformers import BertConfig, BertModel, HubertConfig, HubertModel, Whisp
 
 from speechgpt_gen.models.errors import ConfigError
 from speechgpt_gen.models.packages import whisper_folder
-from speechgpt_gen.models.training.teachers import WHISPER, Teacher
+from speechgpt_gen.models.training.teachers import WHISPER, Teacher, save_teacher
 
 FRAMES = [50, 21]
 
@@ -76,6 +76,22 @@ def test_whisper_of_the_packages_hears_what_ctranslate2_hears(wav: torch.Tensor)
     model = ctranslate2.models.Whisper(str(whisper_folder()), device="cpu", compute_type="float32")
     theirs = np.array(model.encode(ctranslate2.StorageView.from_array(features.astype(np.float32))))
     np.testing.assert_allclose(teacher(wav, FRAMES)[0], theirs[0, :50], atol=2e-3, rtol=1e-3)
+
+
+def test_a_teacher_that_was_packed_teaches_the_same(tmp_path: Path, hubert: Path, wav: torch.Tensor) -> None:
+    (hubert / "preprocessor_config.json").write_text('{"do_normalize": false}')
+    save_teacher(str(hubert), tmp_path / "packed")
+    theirs = Teacher(str(hubert))(wav, FRAMES)
+    torch.testing.assert_close(Teacher(str(tmp_path / "packed"))(wav, FRAMES), theirs, rtol=0.02, atol=0.02)
+    assert (tmp_path / "packed" / "preprocessor_config.json").read_text() == '{"do_normalize": false}'
+
+
+@pytest.mark.slow
+def test_whisper_is_packed_in_small_files_and_without_its_decoder(tmp_path: Path, wav: torch.Tensor) -> None:
+    save_teacher(WHISPER, tmp_path)
+    assert max(path.stat().st_size for path in tmp_path.iterdir()) < 55e6
+    packed, whole = (Teacher(name)(wav, FRAMES) for name in (str(tmp_path), WHISPER))
+    assert float((packed - whole).norm() / whole.norm()) < 0.01
 
 
 def test_what_cannot_teach_is_refused_in_one_line(tmp_path: Path, hubert: Path) -> None:
