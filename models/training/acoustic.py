@@ -130,6 +130,9 @@ class AcousticConfig:
     """Where units are kept, hours of the corpus that codebook 0 follows them over (`follow_units`; 0: it stays). For
     corpora of many voices: of a few, the codes would tell who speaks."""
 
+    def __post_init__(self) -> None:
+        self.adversary.check_crop(self.crop_frames)
+
 
 def crops(
     recordings: Recordings, pool: Sequence[Utterance], config: AcousticConfig, step: int

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .discriminators import Discriminators, Opinion
+from .discriminators import FFT_SIZES, Discriminators, Opinion
 from .precision import mixed
+from .recordings import HOP
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,13 @@ class AdversaryConfig:
             raise ConfigError("features of discriminators that nobody trains: give adversarial a weight as well")
         if self.channels < 4 or self.channels % 4:
             raise ConfigError(f"channels = {self.channels}: give the discriminators a multiple of 4")
+
+    def check_crop(self, frames: int) -> None:
+        """Raise ConfigError when crops of so many frames are too short to be looked at."""
+        if self.adversarial and frames * HOP < max(FFT_SIZES):
+            raise ConfigError(
+                f"crop_frames = {frames}: discriminators look at {-(-max(FFT_SIZES) // HOP)} frames at least"
+            )
 
 
 class Adversary(nn.Module):

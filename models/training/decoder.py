@@ -45,6 +45,9 @@ class DecoderConfig:
     evaluate_every: int = 0
     """Steps between losses of the held-out split (0: at the end only)."""
 
+    def __post_init__(self) -> None:
+        self.adversary.check_crop(self.crop_frames)
+
 
 def train(
     corpus: Corpus,

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from speechgpt_gen.models.errors import ConfigError
+from speechgpt_gen.models.training.acoustic import AcousticConfig
 from speechgpt_gen.models.training.adversary import Adversary, AdversaryConfig, alike, convinced, told_apart
+from speechgpt_gen.models.training.decoder import DecoderConfig
 from speechgpt_gen.models.training.discriminators import FFT_SIZES, PERIODS, SCALES, Discriminators
 
 WEIGHTS = AdversaryConfig(adversarial=0.5, features=2.0, waveform=3.0, channels=4)
@@ -83,3 +85,11 @@ def test_without_weights_nobody_is_trained(truth: torch.Tensor) -> None:
 def test_impossible_settings_are_refused(settings: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         AdversaryConfig(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("config", [AcousticConfig, DecoderConfig])
+def test_crops_too_short_to_be_looked_at_are_refused(config: type[AcousticConfig] | type[DecoderConfig]) -> None:
+    config(crop_frames=6)
+    config(crop_frames=7, adversary=WEIGHTS)
+    with pytest.raises(ConfigError, match="7 frames at least"):
+        config(crop_frames=6, adversary=WEIGHTS)
