@@ -107,18 +107,20 @@ def prepare(
 @user_errors
 def tokenizer(*, run: Run, config: Config = None, start: Start = None) -> None:
     """Train the speech tokenizer: semantic units first, then the codec around them."""
-    from ...models.training import recipe
+    from ...models.training import parallel, recipe
 
     recipe.train_tokenizer(run, _recipe(config, start), _start(start))
+    parallel.leave()
 
 
 @app.command()
 @user_errors
 def decoder(*, run: Run, config: Config = None, start: Start = None) -> None:
     """Train the tokenizer's decoder alone, for better sound: codes stay, so no other part need know."""
-    from ...models.training import recipe
+    from ...models.training import parallel, recipe
 
     recipe.train_decoder(run, _recipe(config, start), _start(start))
+    parallel.leave()
 
 
 @app.command()
@@ -151,9 +153,9 @@ def export(
     start: Start = None,
 ) -> None:
     """Write the trained parts and voices as a folder for `--model`; with --start, parts that were not trained too."""
-    from ...models.training import recipe
+    from ...models.training.export import export as write
 
-    _say(folder, recipe.export(run, _recipe(config, start), folder, _start(start)))
+    _say(folder, write(run, _recipe(config, start), folder, _start(start)))
 
 
 @app.command()

@@ -21,6 +21,7 @@ from .adversary import Adversary, AdversaryConfig
 from .batches import BucketBatches
 from .corpus import Corpus, Utterance
 from .loop import Loop, LoopConfig
+from .parallel import ALONE, World
 from .precision import mixed
 from .recordings import Recordings
 from .samples import played
@@ -59,13 +60,13 @@ class SpectralLoss(nn.Module):
 
 
 class CodebookLearner(nn.Module):
-    """Sets and follows the codebooks by averages of what falls on each code (VQ-VAE's EMA update)."""
+    """Sets and follows the codebooks by averages of what falls on each code in all processes (VQ-VAE's EMA update)."""
 
     counts: Tensor
 
-    def __init__(self, vectors: Tensor, decay: float = 0.99) -> None:
+    def __init__(self, vectors: Tensor, decay: float = 0.99, world: World = ALONE) -> None:
         super().__init__()
-        self.vectors, self.decay = vectors, decay
+        self.vectors, self.decay, self.world = vectors, decay, world
         self.register_buffer("counts", torch.ones(vectors.shape[:2], device=vectors.device))
 
     @torch.no_grad()
@@ -86,8 +87,8 @@ class CodebookLearner(nn.Module):
     def update(self, level: int, residual: Tensor, index: Tensor) -> None:
         """Move the codes of a level towards the means of `residual` (M, D) that chose them; revive dead codes."""
         book = self.vectors[level]
-        count = torch.bincount(index, minlength=len(book)).to(book.dtype)
-        total = torch.zeros_like(book).index_add_(0, index, residual)
+        count = self.world.sum_(torch.bincount(index, minlength=len(book)).to(book.dtype))
+        total = self.world.sum_(torch.zeros_like(book).index_add_(0, index, residual))
         old = self.counts[level] * self.decay
         seen = count > 0
         weight = (count * (1 - self.decay) / (old + count * (1 - self.decay)).clamp_min(1e-6))[:, None]
@@ -96,7 +97,8 @@ class CodebookLearner(nn.Module):
         self.counts[level] = old + count * (1 - self.decay)
         dead = self.counts[level] < 0.02
         if level > 0 and bool(dead.any()):
-            book[dead] = residual[torch.randint(len(residual), (int(dead.sum()),), device=residual.device)]
+            new = residual[torch.randint(len(residual), (int(dead.sum()),), device=residual.device)]
+            book[dead] = self.world.same_(new)
             self.counts[level][dead] = 1.0
 
     def _nearest(self, level: int, residual: Tensor) -> Tensor:
@@ -174,6 +176,7 @@ def train(
     start: StreamingSpeechTokenizer | None = None,
     budget: float | None = None,
     until: int | None = None,
+    world: World = ALONE,
 ) -> StreamingSpeechTokenizer:
     """Train stage two in `folder`, resuming from its checkpoint.
 
@@ -187,7 +190,7 @@ def train(
     tokenizer.semantic.requires_grad_(False)
     tokenizer.encoder.requires_grad_(not config.freeze_encoder)
     tokenizer.to(device)
-    learner = CodebookLearner(tokenizer.codebooks.vectors)
+    learner = CodebookLearner(tokenizer.codebooks.vectors, world=world)
     spectral, adversary = SpectralLoss().to(device), Adversary(config.adversary).to(device)
     training, held_out = corpus.split("train"), corpus.split("valid")
     recordings = Recordings(corpus, device)
@@ -198,6 +201,7 @@ def train(
         return recordings.rows(units, chosen, frames, first).long()
 
     def start_codebooks() -> None:
+        torch.manual_seed(config.loop.seed)  # alike in all processes
         found, index = [], []
         for n in range(max(1, 1280 // config.batch)):
             wav, chosen, first = crops(recordings, training, config, 10**9 + n)
@@ -207,11 +211,11 @@ def train(
         learner.start(torch.cat(found).flatten(0, 1), torch.cat(index).flatten())
 
     def losses(step: int) -> dict[str, Tensor]:
-        torch.manual_seed(config.loop.seed * 1_000_003 + step)  # a step that comes after a resumption is the same step
-        wav, chosen, first = crops(recordings, training, config, step)
-        quantized = step >= config.continuous_steps
+        quantized = step // world.size >= config.continuous_steps
         if quantized and not bool(tokenizer.codebooks.vectors.any()):
             start_codebooks()
+        torch.manual_seed(config.loop.seed * 1_000_003 + step)  # a step that comes after a resumption is the same step
+        wav, chosen, first = crops(recordings, training, config, step)
         commitment: Tensor | None = None
         with mixed(wav.device):
             latents = tokenizer.continuous(wav)
@@ -258,6 +262,7 @@ def train(
         evaluate_every=config.evaluate_every,
         listen=lambda: played(corpus, lambda u: again(recordings.audio([u])[:, None], [u], [0])[0].cpu()),
         beside=nn.ModuleList([learner, adversary]),
+        world=world,
     )
     loop.run(losses, until=until)
     return tokenizer

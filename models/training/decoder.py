@@ -21,6 +21,7 @@ from .acoustic import SpectralLoss
 from .adversary import Adversary, AdversaryConfig
 from .corpus import Corpus, Utterance
 from .loop import Loop, LoopConfig
+from .parallel import ALONE, World
 from .precision import mixed
 from .recordings import Recordings
 from .samples import played
@@ -60,6 +61,7 @@ def train(
     start: AcousticDecoder | None = None,
     budget: float | None = None,
     until: int | None = None,
+    world: World = ALONE,
 ) -> AcousticDecoder:
     """Train a decoder for `codes` (frames, n_q) of the corpus in `folder`, resuming from its checkpoint.
 
@@ -117,6 +119,7 @@ def train(
         evaluate_every=config.evaluate_every,
         listen=lambda: played(corpus, made_again),
         beside=adversary.discriminators,
+        world=world,
     )
     loop.run(losses, until=until)
     return decoder

@@ -88,14 +88,15 @@ def _optimizers(module: nn.Module, config: LoopConfig, world: World) -> list[tor
 class Loop:
     """Trains `module` in `folder`: `checkpoint.pt` (resumed when there), `log.jsonl` and TensorBoard events.
 
-    Made by every process of a `world`, after the module was sharded. Each process then trains on batches of its own and
-    keeps its own `checkpoint-RANK-of-SIZE.pt`; the whole weights are left in `weights.pt`.
+    Made by every process of a `world`, after the module was sharded; one that was not is the same in all of them and
+    stays so. Each process trains on batches of its own and keeps its own `checkpoint-RANK-of-SIZE.pt`; the whole
+    weights are left in `weights.pt`.
 
     budget: seconds that `run` may take, counted from here; None for no limit. evaluate: figures of the module so far,
     logged under "valid_" every `evaluate_every` steps and at the end. listen: what it makes of held-out speech then,
     (N,) at 16 kHz, left in `valid.wav` and TensorBoard; every process makes it, the first writes it. beside: what
     learns from the same losses to no other end, with an optimizer of its own if it has weights; the checkpoint keeps it
-    to go on. In one process only.
+    to go on.
     Raises DivergedError as soon as a loss is not finite: the last checkpoint is from before it.
     """
 
@@ -114,8 +115,6 @@ class Loop:
     ) -> None:
         if world.size > 1 and budget is not None:
             raise ConfigError("several processes end by steps, not by the clock: leave the budget out")
-        if world.size > 1 and beside is not None:
-            raise ConfigError("only the module itself is sharded: train what learns beside it in one process")
         folder.mkdir(parents=True, exist_ok=True)
         if next(module.parameters()).device.type == "cpu":
             torch.set_num_threads(config.threads)
@@ -235,6 +234,8 @@ class Loop:
             for name, value in terms.items():
                 values[name] = values.get(name, 0.0) + float(value.detach()) / parts
             (terms["loss"] / parts).backward()  # type: ignore[no-untyped-call]
+        trained = [*self.module.parameters(), *self.weights_beside]
+        self.world.mean_(p.grad for p in trained if p.grad is not None)
         values = self.world.mean(values)  # what is not finite in one process stops all
         if not math.isfinite(values["loss"]):
             raise DivergedError(f"loss is {values['loss']} at step {self.step}: lower the learning rate")
@@ -246,6 +247,8 @@ class Loop:
         if math.isfinite(size):
             for optimizer in self.optimizers:
                 optimizer.step()
+        norms = [m for m in self.module.modules() if isinstance(m, nn.BatchNorm1d)]
+        self.world.mean_(b for m in norms for b in (m.running_mean, m.running_var) if b is not None)
         self._follow()
         return values | {"norm": size}
 
@@ -261,13 +264,15 @@ class Loop:
                 self.average[name].copy_(value)
 
 
+def saved(folder: Path) -> Path | None:
+    """The file with a stage's whole weights, if it has saved any."""
+    return next((folder / name for name in ("checkpoint.pt", "weights.pt") if (folder / name).is_file()), None)
+
+
 def restore(module: nn.Module, folder: Path) -> None:
     """Load a stage's weights (their moving average, if it kept one) and set the module to eval."""
-    for name in ("checkpoint.pt", "weights.pt"):
-        if (folder / name).is_file():
-            state = torch.load(folder / name, map_location="cpu", weights_only=True)
-            break
-    else:
+    if (path := saved(folder)) is None:
         raise ConfigError(f"{folder} has no checkpoint: run the stage before this one first")
-    module.load_state_dict((state["average"] or state["module"]) if name == "checkpoint.pt" else state)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    module.load_state_dict((state["average"] or state["module"]) if "optimizers" in state else state)
     module.eval()

@@ -1,4 +1,5 @@
-"""Training by several processes (torchrun): FSDP2 keeps a shard of every weight, gradient and moment in each.
+"""Training by several processes (torchrun): FSDP2 keeps a shard of every weight, gradient and moment in each, or, of a
+module that is small, each keeps all and their gradients are averaged.
 
 A module is sharded in place and knows nothing of it. Checkpoints are one file a process, read with `weights_only`, and
 resume bit for bit on as many processes; the whole weights are gathered beside them for whoever goes on without.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,28 @@ class World:
         total = torch.tensor(list(values.values()), dtype=torch.float64)
         dist.all_reduce(total)
         return dict(zip(values, (total / self.size).tolist(), strict=True))
+
+    def mean_(self, tensors: Iterable[Tensor]) -> None:
+        """Make each tensor, of one dtype, the mean of all processes' in place; shards are left alone."""
+        held = [] if self.size == 1 else [each for each in tensors if not isinstance(each, DTensor)]
+        if held:
+            joined = torch.cat([each.flatten() for each in held])
+            dist.all_reduce(joined)
+            means = torch.split(joined / self.size, [each.numel() for each in held])
+            for each, mean in zip(held, means, strict=True):
+                each.copy_(mean.view_as(each))
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Make a tensor the sum of all processes' in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def same_(self, tensor: Tensor) -> Tensor:
+        """Make a tensor that of the first process in place."""
+        if self.size > 1:
+            dist.broadcast(tensor, 0)
+        return tensor
 
     def wait(self) -> None:
         """Until all processes have come here."""

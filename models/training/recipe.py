@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -32,20 +32,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..bundle import PARTS, Bundle, BundleConfig, assemble, save_bundle
+from ..bundle import Bundle
 from ..config import from_json
 from ..errors import ConfigError
-from ..perceptual.block_causal import BlockCausalConfig, BlockCausalFlow
+from ..perceptual.block_causal import BlockCausalConfig
 from ..semantic.layout import MAX_HISTORY_TURNS
-from ..semantic.llama import SemanticModel
-from ..semantic.vocabulary import SpeechVocabulary
 from ..speech_tokenizer.streaming import StreamingSpeechTokenizer
-from ..voice import Voice
 from . import acoustic, decoder, perceptual_model, reading, semantic_model, semantic_units
 from .corpus import Corpus
 from .extract import Spoken, all_details, all_units, extract, load_spoken
-from .loop import LoopConfig, restore
-from .lora import add_lora_, merge_
+from .loop import LoopConfig, restore, saved
 from .parallel import World
 from .samples import units_alone
 from .semantic_recipe import SemanticRecipe, model_config
@@ -130,19 +126,20 @@ def train_tokenizer(run: Path, recipe: Recipe, start: Bundle | None = None) -> N
     if codec is not None:
         ours = recipe.acoustic.tokenizer
         _same("tokenizer", codec.config, replace(ours, semantic=codec.config.semantic) if recipe.units.keep else ours)
-    encoder = None if codec is None else codec.semantic
-    semantic_units.train(corpus, run / "units", recipe.units, device=device(), start=encoder)
-    if not (run / "spoken.npz").is_file():
+    encoder, world = None if codec is None else codec.semantic, World.join(device())
+    semantic_units.train(corpus, run / "units", recipe.units, device=device(), start=encoder, world=world)
+    if world.first and not (run / "spoken.npz").is_file():
         extract(corpus, _stage_one(run, recipe, corpus, start).to(device()), run / "spoken.npz")
+    world.wait()
     units = all_units(corpus, load_spoken(run / "spoken.npz", corpus))
     if recipe.units.keep:
         hours, path = recipe.acoustic.follow_hours, run / "followed.safetensors"
-        if codec is not None and hours and not path.is_file():
+        if world.first and codec is not None and hours and not path.is_file():
             save_file({"vectors": acoustic.follow_units(corpus, codec.to(device()), units, hours).cpu()}, path)
         return
     if codec is not None:
         codec.codebooks.vectors.zero_()  # they quantised what other units left
-    acoustic.train(corpus, run / "acoustic", recipe.acoustic, units, device=device(), start=codec)
+    acoustic.train(corpus, run / "acoustic", recipe.acoustic, units, device=device(), start=codec, world=world)
 
 
 def load_tokenizer(run: Path, recipe: Recipe, corpus: Corpus, start: Bundle | None = None) -> StreamingSpeechTokenizer:
@@ -157,7 +154,7 @@ def load_tokenizer(run: Path, recipe: Recipe, corpus: Corpus, start: Bundle | No
         tokenizer.take(_stage_one(run, recipe, corpus, start, read=False).encoder)
     if (run / "followed.safetensors").is_file():
         tokenizer.codebooks.vectors[0] = load_file(run / "followed.safetensors")["vectors"]
-    if (run / "decoder").is_dir():
+    if saved(run / "decoder"):
         restore(tokenizer.decoder, run / "decoder")
     return tokenizer.eval()
 
@@ -194,11 +191,9 @@ def _same(part: str, ours: object, wanted: object) -> None:
 
 def train_decoder(run: Path, recipe: Recipe, start: Bundle | None = None) -> None:
     """The tokenizer's decoder alone; other stages may come before it or after."""
-    corpus = Corpus(run / "corpus")
-    tokenizer = load_tokenizer(run, recipe, corpus, start)
-    _extract(run, recipe, corpus, 0, start)
-    found = codes(run, corpus, tokenizer)
-    decoder.train(corpus, tokenizer, found, run / "decoder", recipe.decoder, device=device())
+    world = World.join(device())
+    corpus, tokenizer, found = _coded(run, recipe, start, world)
+    decoder.train(corpus, tokenizer, found, run / "decoder", recipe.decoder, device=device(), world=world)
 
 
 def train_semantic(run: Path, recipe: Recipe, start: Bundle | None = None) -> None:
@@ -248,17 +243,12 @@ def train_perceptual(run: Path, recipe: Recipe, start: Bundle | None = None) -> 
         theirs = start.perceptual.config  # one that knows no detail yet may learn of it
         theirs = replace(theirs, prior_sigma=wanted.prior_sigma)  # no weight, and smaller when speaking
         _same("perceptual model", replace(theirs, detail=theirs.detail or wanted.detail), wanted)
-    corpus = Corpus(run / "corpus")
     world = World.join(device())
-    tokenizer = load_tokenizer(run, recipe, corpus, start)
-    if world.first:
-        _extract(run, recipe, corpus, 0, start)
-        codes(run, corpus, tokenizer)
-    world.wait()
+    corpus, tokenizer, found = _coded(run, recipe, start, world)
     perceptual_model.train(
         corpus,
         tokenizer,
-        codes(run, corpus, tokenizer),
+        found,
         run / "perceptual",
         recipe.perceptual,
         detail=all_details(corpus, _spoken(run, corpus)) if wanted.detail else None,
@@ -277,6 +267,19 @@ def codes(run: Path, corpus: Corpus, tokenizer: StreamingSpeechTokenizer) -> Ten
     return load_file(path)["codes"]
 
 
+def _coded(
+    run: Path, recipe: Recipe, start: Bundle | None, world: World
+) -> tuple[Corpus, StreamingSpeechTokenizer, Tensor]:
+    """Corpus, tokenizer and codes, once the first process made what is missing."""
+    corpus = Corpus(run / "corpus")
+    tokenizer = load_tokenizer(run, recipe, corpus, start)
+    if world.first:
+        _extract(run, recipe, corpus, 0, start)
+        codes(run, corpus, tokenizer)
+    world.wait()
+    return corpus, tokenizer, codes(run, corpus, tokenizer)
+
+
 def _extract(run: Path, recipe: Recipe, corpus: Corpus, views: int, start: Bundle | None) -> None:
     """Units and words, and so many views of them through noise, where they are missing."""
     if start is None:
@@ -293,104 +296,3 @@ def _spoken(run: Path, corpus: Corpus) -> dict[str, Spoken]:
     if not (run / "spoken.npz").is_file():
         raise ConfigError(f"{run} has no spoken.npz: train the tokenizer first")
     return load_spoken(run / "spoken.npz", corpus)
-
-
-def export(run: Path, recipe: Recipe, folder: Path, start: Bundle | None = None) -> Bundle:
-    """Write the bundle that `serve --model FOLDER` loads, weights in int8; parts and voices that the run lacks are
-    those of `start`."""
-    corpus = Corpus(run / "corpus")
-    tokenizer = load_tokenizer(run, recipe, corpus, start)
-    if start is not None and not (run / "semantic").is_dir():
-        vocabulary, semantic = start.vocabulary, start.semantic
-    else:
-        vocabulary = SpeechVocabulary.load(run / "semantic")
-        semantic = SemanticModel(model_config(recipe.semantic, vocabulary, tokenizer.config.semantic.detail))
-        if recipe.semantic.lora_rank:
-            add_lora_(semantic, recipe.semantic.lora_rank, recipe.semantic.lora_alpha)
-        restore(semantic, run / "semantic")
-        merge_(semantic)
-        if start is not None and recipe.blend < 1:
-            before = start.semantic.state_dict()  # a model that knew no detail takes nothing from it
-            semantic.load_state_dict(
-                {
-                    k: torch.lerp(before.get(k, torch.zeros_like(v)), v, recipe.blend)
-                    for k, v in semantic.state_dict().items()
-                }
-            )
-    if start is not None and not (run / "perceptual").is_dir():
-        perceptual = start.perceptual
-    else:
-        perceptual = BlockCausalFlow(recipe.perceptual.model)
-        restore(perceptual, run / "perceptual")
-    trained = (run / "units").is_dir()
-    kept = start.voices if start is not None and (recipe.units.keep or not trained) else {}
-    if trained:
-        kept = {name: _heard_anew(voice, tokenizer) for name, voice in kept.items()}
-    voices = {
-        name: kept[name] if name in kept else prompt_voice(corpus, tokenizer, name, recipe.prompt_frames)
-        for name in recipe.voices
-    }
-    return write_bundle(
-        folder,
-        recipe,
-        vocabulary=vocabulary,
-        tokenizer=tokenizer,
-        semantic=semantic,
-        perceptual=perceptual,
-        voices=voices,
-    )
-
-
-def write_bundle(
-    folder: Path,
-    recipe: Recipe,
-    *,
-    vocabulary: SpeechVocabulary,
-    tokenizer: StreamingSpeechTokenizer,
-    semantic: SemanticModel,
-    perceptual: BlockCausalFlow,
-    voices: Mapping[str, Voice],
-) -> Bundle:
-    """Put trained parts together and write them to `folder`, weights in int8."""
-    config = BundleConfig(
-        tokenizer.config,
-        semantic.config,
-        replace(perceptual.config, prior_sigma=recipe.temperature),
-        tuple(voices),
-        history_turns=recipe.history_turns,
-        instructions=recipe.instructions,
-        restate=recipe.restate,
-        description=recipe.description,
-        license=recipe.license,
-    )
-    bundle = assemble(
-        folder.name,
-        config,
-        vocabulary,
-        tokenizer=tokenizer,
-        semantic=semantic,
-        perceptual=perceptual,
-        voices=voices,
-        folder=folder,
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    save_bundle(bundle, folder, dict.fromkeys(PARTS, "int8"))
-    return bundle
-
-
-@torch.inference_mode()
-def prompt_voice(corpus: Corpus, tokenizer: StreamingSpeechTokenizer, speaker: str, frames: int) -> Voice:
-    """A voice from the first recordings of a speaker that is long enough, cut to `frames` (20 ms each)."""
-    own: Iterable[Any] = [u for u in corpus.split("train") if u.speaker == speaker]
-    chosen = next((u for u in own if u.frames >= frames), None)
-    if chosen is None:
-        raise ConfigError(f"speaker {speaker!r} has no recording of {frames} frames: choose another voice")
-    wav = torch.from_numpy(corpus.audio(chosen))[None, None]
-    units, latents = tokenizer.encode_voice(wav)
-    return Voice(speaker, units[0, :frames], latents[0, :frames])
-
-
-@torch.inference_mode()
-def _heard_anew(voice: Voice, tokenizer: StreamingSpeechTokenizer) -> Voice:
-    """A voice with the units in which the tokenizer hears it: even if they mean the same, most are others by now."""
-    return replace(voice, units=tokenizer.hear(tokenizer.decode(voice.latents[None]))[0])

@@ -19,6 +19,7 @@ from .batches import BucketBatches
 from .corpus import Corpus, Utterance
 from .distillation import Distillation
 from .loop import Loop, LoopConfig
+from .parallel import ALONE, World
 from .precision import mixed
 from .recordings import HOP, Recordings
 from .teachers import Teacher
@@ -170,6 +171,7 @@ def train(
     start: SemanticEncoder | None = None,
     budget: float | None = None,
     until: int | None = None,
+    world: World = ALONE,
 ) -> SemanticUnits:
     """Train stage one in `folder`, resuming from its checkpoint; `start` is an encoder to go on from, `budget` the
     seconds that it may take. Raises ConfigError for units to be kept, but of no encoder, and for an encoder of another
@@ -196,7 +198,7 @@ def train(
         steps = replace(config.loop, steps=config.reading_steps, learning_rate=1.5e-3)
         reading = replace(config.reading(), encoder=start.config, loop=steps)
         share = None if budget is None else budget * _READING
-        read = train(corpus, folder / "reader", reading, device=device, start=start, budget=share)
+        read = train(corpus, folder / "reader", reading, device=device, start=start, budget=share, world=world)
         budget = None if budget is None else budget * (1 - _READING)
         module.reader.load_state_dict(read.reader.state_dict())
         module.encoder.spread.load_state_dict(start.spread.state_dict())
@@ -271,8 +273,16 @@ def train(
     def evaluate() -> dict[str, float]:
         return {"cer": readability(recordings, module, held_out)} if held_out and config.recognition else {}
 
-    every = config.evaluate_every
-    loop = Loop(folder, module, config.loop, budget=budget, evaluate=evaluate, evaluate_every=every, beside=distil)
+    loop = Loop(
+        folder,
+        module,
+        config.loop,
+        budget=budget,
+        evaluate=evaluate,
+        evaluate_every=config.evaluate_every,
+        beside=distil,
+        world=world,
+    )
     loop.run(losses, until=until)
     return module
 

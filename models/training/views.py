@@ -102,7 +102,7 @@ class HeardOnce:
         if path.is_file() and (heard := _read(path, of, device)) is not None:
             return heard
         tensors = {k: v.bfloat16() if v.is_floating_point() else v for k, v in self._hear(number)._asdict().items()}
-        part = path.with_suffix(".part")
+        part = path.with_suffix(f".{os.getpid()}.part")
         save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, part, {"of": of})
         os.replace(part, path)
         return _floats(tensors)

@@ -15,7 +15,8 @@ from ...semantic.llama import SemanticModel
 from ...semantic.vocabulary import SpeechVocabulary
 from ...speech_tokenizer.streaming import StreamingSpeechTokenizer
 from ...voice import Voice
-from ..recipe import Recipe, write_bundle
+from ..export import write_bundle
+from ..recipe import Recipe
 from ..semantic_recipe import model_config
 from .pieces import READERS, find_pieces, read_pieces, units_id, units_of_pieces
 

@@ -32,11 +32,12 @@ from .. import acoustic, perceptual_model, semantic_model, semantic_units
 from .. import decoder as decoding
 from ..ablation import Bench
 from ..corpus import Corpus
+from ..export import prompt_voice
 from ..extract import Spoken, all_units, extract, load_spoken
 from ..loop import restore
 from ..precision import mixed
 from ..reading import learn_detail
-from ..recipe import Recipe, prompt_voice
+from ..recipe import Recipe
 from ..recordings import Recordings
 from ..samples import in_a_row, reconstructed, spoken_again
 from ..semantic_recipe import model_config

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from speechgpt_gen.models.audio import load_audio
 from speechgpt_gen.models.errors import ConfigError
 from speechgpt_gen.models.training.loop import Loop, LoopConfig
 from speechgpt_gen.models.training.prepare import prepare
+from tests.models.training.test_recipe import RECIPE
 
 ROOT = Path(__file__).parents[3]
 TRAIN = """
@@ -73,15 +75,48 @@ leave()
 """
 
 
+CODEC = """
+import atexit, os, sys
+import torch
+from pathlib import Path
+from speechgpt_gen.models.speech_tokenizer.semantic_encoder import SemanticEncoderConfig
+from speechgpt_gen.models.speech_tokenizer.streaming import StreamingTokenizerConfig
+from speechgpt_gen.models.training import acoustic
+from speechgpt_gen.models.training.adversary import AdversaryConfig
+from speechgpt_gen.models.training.corpus import Corpus
+from speechgpt_gen.models.training.loop import LoopConfig
+from speechgpt_gen.models.training.parallel import World, leave
+
+world = World.join("cpu")
+if world.size > 1:
+    atexit.register(os._exit, 3)
+torch.manual_seed(0)
+corpus = Corpus(Path(sys.argv[2]))
+units = torch.randint(5, (sum(u.frames for u in corpus.utterances),), dtype=torch.int16)
+config = acoustic.AcousticConfig(
+    tokenizer=StreamingTokenizerConfig(
+        SemanticEncoderConfig(bands=20, dim=32, layers=1, heads=2), 16, 1, 16, 1, heads=2, latent_dim=8, n_q=3
+    ),
+    loop=LoopConfig(steps=4, learning_rate=1e-3, warmup=1, save_every=2),
+    continuous_steps=1,
+    batch=8,
+    crop_frames=16,
+    adversary=AdversaryConfig(adversarial=0.02, features=0.04, channels=4),
+)
+acoustic.train(corpus, Path(sys.argv[1]), config, units, until=int(sys.argv[3]), world=world)
+leave()
+"""
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+
+
 def run(code: str, folder: Path, *arguments: str, processes: int) -> None:
     script = folder.parent / "train.py"
     script.write_text(code)
     start = [sys.executable]
     if processes > 1:
         start += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
     command = [*start, str(script), str(folder), *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -122,3 +157,44 @@ def test_two_processes_play_together_what_one_plays(source: Path, tmp_path: Path
         assert all("valid_loss" in json.loads(line) for line in lines)
     assert played[0].any()
     np.testing.assert_allclose(played[0], played[1], atol=2e-3)
+
+
+def states(folder: Path, *ranks: int) -> list[dict[str, Any]]:
+    return [torch.load(folder / f"checkpoint-{rank}-of-2.pt", weights_only=True) for rank in ranks]
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_tokenizer_alike(source: Path, tmp_path: Path) -> None:
+    """Its stages by the command line: each process has all weights, on batches of its own."""
+    prepare(source, tmp_path / "run" / "corpus", progress=False)
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    for stage in ("tokenizer", "decoder"):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+        command += ["--", "speechgpt_gen.agent.cli", "train", stage]  # without "--" torchrun takes --run for its own
+        command += ["--run", str(tmp_path / "run"), "--config", str(tmp_path / "tiny.toml")]
+        done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+    for stage in ("units", "acoustic", "decoder"):
+        first, second = states(tmp_path / "run" / stage, 0, 1)
+        for name, value in first["module"].items():
+            assert torch.equal(value, second["module"][name]), f"{stage}: {name}"
+        assert (tmp_path / "run" / stage / "weights.pt").is_file()
+    assert (tmp_path / "run" / "spoken.npz").is_file()
+
+
+@pytest.mark.slow
+def test_codebooks_and_discriminators_of_two_processes_resume_bit_for_bit(source: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    prepare(source, corpus, progress=False)
+    for folder, until in (("whole", 4), ("parts", 2), ("parts", 4)):
+        run(CODEC, tmp_path / folder, str(corpus), str(until), processes=2)
+    (whole, other), (parts,) = states(tmp_path / "whole", 0, 1), states(tmp_path / "parts", 0)
+    for part in ("module", "beside"):
+        for name, value in whole[part].items():
+            assert torch.equal(value, other[part][name]), f"{name} of the other process"
+            assert torch.equal(value, parts[part][name]), f"{name} of who was stopped"
+    assert "0.counts" in whole["beside"]
+    assert len(whole["beside"]) > 50, "discriminators too"
+    run(CODEC, tmp_path / "alone", str(corpus), "4", processes=1)
+    alone = torch.load(tmp_path / "alone" / "checkpoint.pt", weights_only=True)["beside"]["0.counts"]
+    assert (whole["beside"]["0.counts"] - alone).abs().max() > 1e-3, "what falls on a code is counted in both"

@@ -95,6 +95,7 @@ def test_the_stages_end_in_a_bundle_that_loads(run: Path, tmp_path: Path) -> Non
     config = tmp_path / "tiny.toml"
     config.write_text(RECIPE)
     options = ["--run", str(run), "--config", str(config)]
+    (run / "decoder").mkdir()  # as a process leaves it that is killed before it saved anything
     for stage in ("tokenizer", "semantic", "perceptual", "decoder"):
         result = CliRunner().invoke(app, [stage, *options], catch_exceptions=False)
         assert result.exit_code == 0, result.output
