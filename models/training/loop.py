@@ -7,6 +7,7 @@ decays towards whichever end is nearer, so that a run of any length leaves finis
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import time
@@ -54,10 +55,21 @@ class DivergedError(SpeechGPTGenError):
     """The loss is no longer finite."""
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class UnsavedError(SpeechGPTGenError):
+    """A run cannot write what it is to leave."""
+
+
 def _write_atomically(state: dict[str, Any], path: Path) -> None:
     part = path.with_suffix(".part")
-    torch.save(state, part)
-    os.replace(part, path)
+    try:
+        torch.save(state, part)
+        os.replace(part, path)
+    except (OSError, RuntimeError) as error:  # torch tells of a full disk by the latter
+        part.unlink(missing_ok=True)
+        raise UnsavedError(f"cannot write {path} ({error}): make room, and run it again to go on from before") from None
 
 
 def _optimizers(module: nn.Module, config: LoopConfig, world: World) -> list[torch.optim.Optimizer]:
@@ -97,7 +109,8 @@ class Loop:
     (N,) at 16 kHz, left in `valid.wav` and TensorBoard; every process makes it, the first writes it. beside: what
     learns from the same losses to no other end, with an optimizer of its own if it has weights; the checkpoint keeps it
     to go on.
-    Raises DivergedError as soon as a loss is not finite: the last checkpoint is from before it.
+    Raises DivergedError as soon as a loss is not finite: the last checkpoint is from before it; UnsavedError when the
+    disk is full: the last checkpoint stays.
     """
 
     def __init__(
@@ -199,7 +212,14 @@ class Loop:
 
     def run(self, losses: Callable[[int], dict[str, Tensor]], *, until: int | None = None) -> None:
         """Train to the end, or to step `until`. `losses(n)` returns the named terms of batch n; `loss` is minimised."""
-        last = min(self.config.steps, until or self.config.steps)
+        try:
+            self._run(losses, min(self.config.steps, until or self.config.steps))
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise UnsavedError(f"cannot write to {self.folder} ({error}): make room, and run it again") from None
+
+    def _run(self, losses: Callable[[int], dict[str, Tensor]], last: int) -> None:
         self.module.train()
         with Watcher(self.folder, self.step, last, quiet=not self.world.first) as watcher:
             while self.step < last and self.done() < 1.0:

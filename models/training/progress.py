@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -50,11 +51,13 @@ class Watcher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._log.close()
         if self._bar is not None:
             self._bar.stop()
-        if self._board is not None:
-            self._board.close()
+        with suppress(OSError):  # of a full disk, which whoever wrote last was told of
+            self._log.close()
+        with suppress(OSError):
+            if self._board is not None:
+                self._board.close()
 
     def play(self, step: int, wav: Tensor) -> None:
         """Leave the sound (N,), 16 kHz, of step number `step` in place of the one before it."""

@@ -3,8 +3,10 @@
 import io
 import json
 import re
+import resource
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from speechgpt_gen.models.semantic.vocabulary import SpeechVocabulary
 from speechgpt_gen.models.training import ablation, semantic_model, semantic_units
 from speechgpt_gen.models.training.corpus import Corpus
 from speechgpt_gen.models.training.extract import Spoken, align, load_spoken
-from speechgpt_gen.models.training.loop import DivergedError, Loop, LoopConfig
+from speechgpt_gen.models.training.loop import DivergedError, Loop, LoopConfig, UnsavedError
 from speechgpt_gen.models.training.precision import mixed
 from speechgpt_gen.models.training.prepare import prepare
 from speechgpt_gen.models.training.recipe import load_recipe
@@ -286,6 +288,38 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     loop = Loop(tmp_path, module, LoopConfig(steps=3))
     with pytest.raises(DivergedError, match="step 0"):
         loop.run(lambda step: {"loss": module(torch.full((1, 2), float("nan"))).sum()})
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """No file may become larger, as on a disk that is nearly full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's, which writes too
+@pytest.mark.parametrize("size", [100_000, 0])
+def test_a_full_disk_stops_the_run_in_one_line_and_keeps_the_last_checkpoint(tmp_path: Path, size: int) -> None:
+    module = torch.nn.Linear(200, 200)
+
+    def losses(step: int) -> dict[str, torch.Tensor]:
+        return {"loss": module(torch.full((1, 200), float(step))).square().mean()}
+
+    loop = Loop(tmp_path, module, LoopConfig(steps=3, save_every=1))
+    loop.run(losses, until=1)
+    kept = (tmp_path / "checkpoint.pt").read_bytes()
+    with room_for(size), pytest.raises(UnsavedError, match="make room, and run it again"):
+        loop.run(losses)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == kept
+    assert not list(tmp_path.glob("*.part"))
+    again = Loop(tmp_path, module, LoopConfig(steps=3, save_every=1))
+    assert again.step == 1
+    again.run(losses)
+    assert again.step == 3
 
 
 def test_an_unknown_key_of_a_recipe_is_named(tmp_path: Path) -> None:
