@@ -177,20 +177,7 @@ def train(
     seconds that it may take. Raises ConfigError for units to be kept, but of no encoder, and for an encoder of another
     shape whose units are not kept; ModelNotFoundError when layers are to be held and nobody has them."""
     torch.manual_seed(config.loop.seed)
-    module = SemanticUnits(config, len(corpus.speakers))
-    alike = start is not None and replace(start.config, detail=config.encoder.detail) == config.encoder
-    if start is not None and not alike and not config.keep:
-        raise ConfigError("the encoder to start from has another shape: keep its units (units.keep), or start anew")
-    if start is not None and alike:
-        module.encoder.start_from(start)
-    elif (config.whisper or config.hold) and not (folder / "checkpoint.pt").is_file():
-        start_from_whisper(module.encoder, Path(config.whisper) if config.whisper else whisper_folder())
-    module.encoder.requires_grad_(not config.freeze_encoder)
-    if module.encoder.detail is not None:
-        module.encoder.detail.requires_grad_(False)  # learnt of a finished encoder (`reading.py`)
-    if config.hold:
-        module.encoder.front.requires_grad_(False)
-        module.encoder.transformer.layers[: config.hold].requires_grad_(False)
+    module = _module(config, len(corpus.speakers), start, resumed=(folder / "checkpoint.pt").is_file())
     kept: SemanticEncoder | None = None
     if config.keep:
         if start is None:
@@ -202,7 +189,7 @@ def train(
         budget = None if budget is None else budget * (1 - _READING)
         module.reader.load_state_dict(read.reader.state_dict())
         module.encoder.spread.load_state_dict(start.spread.state_dict())
-        if alike:
+        if _alike(start, config):
             module.early.load_state_dict(read.early.state_dict())
         module.reader.requires_grad_(config.reader_learns)
         kept = deepcopy(start).eval().to(device)
@@ -214,7 +201,10 @@ def train(
         [u for u in corpus.split(name) if not config.recognition or characters(u.text)] for name in ("train", "valid")
     )
     batches = batches_of(training, config.batch_seconds, config.loop.seed)
-
+    teacher, distil = None, None
+    if config.teacher is not None:
+        teacher = Teacher(config.teacher, config.teacher_layer, device)
+        distil = Distillation(teacher.dim).to(device)
     shares = {"clean": config.clean, "speed": config.speed, "pitch": config.pitch}
 
     def hear(number: int) -> Heard:
@@ -235,10 +225,6 @@ def train(
         taught = truth.new_zeros(0) if teacher is None else teacher(said, frames.tolist())
         return Heard(states, truth, frames, torch.tensor(first), rows, digits, taught)
 
-    teacher, distil = None, None
-    if config.teacher is not None:
-        teacher = Teacher(config.teacher, config.teacher_layer, device)
-        distil = Distillation(teacher.dim).to(device)
     again: HeardOnce | None = None
     if config.hear_hours:
         told: dict[str, object] = {**shares, "seed": config.loop.seed, "held": config.held, "kept": kept is not None}
@@ -285,6 +271,31 @@ def train(
     )
     loop.run(losses, until=until)
     return module
+
+
+def _module(
+    config: SemanticUnitsConfig, speakers: int, start: SemanticEncoder | None, *, resumed: bool
+) -> SemanticUnits:
+    """What is to be trained, with the weights that it goes on from; those that stay take no gradient."""
+    module = SemanticUnits(config, speakers)
+    if start is not None and not _alike(start, config) and not config.keep:
+        raise ConfigError("the encoder to start from has another shape: keep its units (units.keep), or start anew")
+    if start is not None and _alike(start, config):
+        module.encoder.start_from(start)
+    elif (config.whisper or config.hold) and not resumed:
+        start_from_whisper(module.encoder, Path(config.whisper) if config.whisper else whisper_folder())
+    module.encoder.requires_grad_(not config.freeze_encoder)
+    if module.encoder.detail is not None:
+        module.encoder.detail.requires_grad_(False)  # learnt of a finished encoder (`reading.py`)
+    if config.hold:
+        module.encoder.front.requires_grad_(False)
+        module.encoder.transformer.layers[: config.hold].requires_grad_(False)
+    return module
+
+
+def _alike(start: SemanticEncoder, config: SemanticUnitsConfig) -> bool:
+    """Whether an encoder has the shape that is asked for, but for detail."""
+    return replace(start.config, detail=config.encoder.detail) == config.encoder
 
 
 @torch.no_grad()
