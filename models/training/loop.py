@@ -164,6 +164,8 @@ class Loop:
             with torch.no_grad():
                 own = self.module.state_dict()
                 self.module.load_state_dict({name: spread(state["module"][name], own[name]) for name in own})
+            if self.beside is not None:
+                self.beside.load_state_dict(state["beside"] or {})
         except (KeyError, RuntimeError) as error:
             raise ConfigError(f"{self.checkpoint} was made with another configuration: use another folder") from error
         if len(state["optimizers"]) != len(self.optimizers):
@@ -174,8 +176,6 @@ class Loop:
             for number, values in moments.items():
                 moments[number] = {key: spread(value, parameters[number]) for key, value in values.items()}
             optimizer.load_state_dict(kept)
-        if self.beside is not None:
-            self.beside.load_state_dict(state["beside"])
         self.step = state["step"]
         if self.average is not None:
             self.average = {name: spread(value, own[name]) for name, value in state["average"].items()}

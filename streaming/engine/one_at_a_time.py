@@ -1,8 +1,8 @@
 """On a CPU one of the engine's threads computes at a time.
 
 A unit is hundreds of small operations, and a thread of Python takes the interpreter's lock anew after each of them. Two
-threads that compute side by side wait for each other hundreds of times a unit: nothing is done sooner, a third more
-processor time is spent, and the first sound comes later.
+threads that compute side by side wait for each other hundreds of times a unit: nothing is done sooner, processor time
+is spent on waiting, and the first sound comes later (`docs/benchmarks.md` has figures).
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from speechgpt_gen.models.audio import load_audio
+from speechgpt_gen.models.errors import ConfigError
 from speechgpt_gen.models.speech_tokenizer.semantic_encoder import SemanticEncoderConfig
 from speechgpt_gen.models.speech_tokenizer.streaming import StreamingSpeechTokenizer, StreamingTokenizerConfig
 from speechgpt_gen.models.training.adversary import AdversaryConfig
@@ -112,5 +113,8 @@ def test_discriminators_learn_beside_the_decoder_and_go_on_with_it(
     assert set(states[0]["module"]) == set(whole.state_dict()), "what is exported knows nothing of its judges"
     for (name, ours), theirs in zip(states[0]["beside"].items(), states[1]["beside"].values(), strict=True):
         torch.testing.assert_close(ours, theirs, msg=name)
+    torch.save(states[0] | {"beside": None}, tmp_path / "whole" / "checkpoint.pt")
+    with pytest.raises(ConfigError, match="another configuration"):
+        train(corpus, tokenizer, codes, tmp_path / "whole", config)
     line = json.loads((tmp_path / "whole" / "log.jsonl").read_text().splitlines()[-1])
     assert {"spectral", "waveform", "discriminator", "adversarial", "features"} < set(line)
