@@ -30,7 +30,7 @@ class AdversaryConfig:
     waveform: float = 0.0
     """Of the distance between samples."""
     channels: int = 32
-    """Width of the discriminators; the published one is 32, 70 million weights in all."""
+    """Width of the discriminators; the published one is 32, 71 million weights in all."""
 
     def __post_init__(self) -> None:
         if self.features and not self.adversarial:

@@ -13,13 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from .augment import augment, perturb
 from .batches import BucketBatches
 from .corpus import Utterance
+from .loop import UnsavedError
 from .recordings import HOP
 
 
@@ -71,6 +72,7 @@ class HeardOnce:
 
     batches: of these utterances; hear: makes a batch by its number; settings: what else it depends on, in words. What
     was kept of other utterances or settings is heard anew; of other weights it must not be, as the folder of a run.
+    Raises UnsavedError when the disk is full.
     """
 
     def __init__(
@@ -103,8 +105,12 @@ class HeardOnce:
             return heard
         tensors = {k: v.bfloat16() if v.is_floating_point() else v for k, v in self._hear(number)._asdict().items()}
         part = path.with_suffix(f".{os.getpid()}.part")
-        save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, part, {"of": of})
-        os.replace(part, path)
+        try:
+            save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, part, {"of": of})
+            os.replace(part, path)
+        except (OSError, SafetensorError) as error:
+            part.unlink(missing_ok=True)
+            raise UnsavedError(f"cannot write {path} ({error}): make room, or give fewer hear_hours") from None
         return _floats(tensors)
 
 

@@ -13,10 +13,11 @@ from speechgpt_gen.models.speech_tokenizer.semantic_encoder import SemanticEncod
 from speechgpt_gen.models.training import semantic_units
 from speechgpt_gen.models.training.batches import BucketBatches
 from speechgpt_gen.models.training.corpus import Corpus, Utterance
-from speechgpt_gen.models.training.loop import LoopConfig
+from speechgpt_gen.models.training.loop import LoopConfig, UnsavedError
 from speechgpt_gen.models.training.prepare import prepare
 from speechgpt_gen.models.training.semantic_units import SemanticUnitsConfig
 from speechgpt_gen.models.training.views import Heard, HeardOnce, views
+from tests.models.training.test_recipe import room_for
 
 ENCODER = SemanticEncoderConfig(bands=20, dim=32, layers=2, heads=2, window=8, lookahead=2, block=4)
 LOOP = LoopConfig(steps=6, warmup=1, save_every=2)
@@ -138,3 +139,11 @@ def test_nothing_is_kept_of_layers_that_learn() -> None:
         SemanticUnitsConfig(hear_hours=1.0)
     with pytest.raises(ConfigError, match="2 layers"):
         SemanticUnitsConfig(ENCODER, hold=3)
+
+
+def test_a_full_disk_is_told_of_in_one_line_and_leaves_no_half(corpus: Corpus, tmp_path: Path) -> None:
+    start = SemanticEncoder(ENCODER)
+    with room_for(3000), pytest.raises(UnsavedError, match="make room, or give fewer hear_hours") as error:
+        semantic_units.train(corpus, tmp_path, CONFIG, start=start)
+    assert "\n" not in str(error.value)
+    assert not list((tmp_path / "heard").iterdir())
