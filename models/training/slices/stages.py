@@ -36,7 +36,7 @@ from ..export import prompt_voice
 from ..extract import Spoken, all_units, extract, load_spoken
 from ..loop import restore
 from ..precision import mixed
-from ..reading import learn_detail
+from ..reading import learn_detail, learn_to_read
 from ..recipe import Recipe
 from ..recordings import Recordings
 from ..samples import in_a_row, reconstructed, spoken_again
@@ -95,6 +95,8 @@ def tokenizer(run: Slice) -> Figures:
         ).eval()
         if units.encoder.detail is not None:
             learn_detail(run.corpus, units.encoder)
+        if not run.recipe.units.recognition:
+            learn_to_read(run.corpus, units)  # to place words
         start.codebooks.vectors.zero_()  # they belong to other units
     extract(run.corpus, units, run.work / "spoken.npz")
     spoken = load_spoken(run.work / "spoken.npz", run.corpus)

@@ -10,11 +10,14 @@ from transformers import HubertConfig, HubertModel
 
 from speechgpt_gen.models.errors import ConfigError
 from speechgpt_gen.models.speech_tokenizer.semantic_encoder import SemanticEncoderConfig
+from speechgpt_gen.models.speech_tokenizer.streaming import StreamingTokenizerConfig
 from speechgpt_gen.models.training import semantic_units
+from speechgpt_gen.models.training.acoustic import AcousticConfig
 from speechgpt_gen.models.training.corpus import Corpus
 from speechgpt_gen.models.training.distillation import along_time
 from speechgpt_gen.models.training.loop import LoopConfig
 from speechgpt_gen.models.training.prepare import prepare
+from speechgpt_gen.models.training.recipe import Recipe, _stage_one
 from speechgpt_gen.models.training.semantic_units import SemanticUnitsConfig
 from speechgpt_gen.models.training.teachers import Teacher
 
@@ -65,6 +68,16 @@ def test_units_learn_what_a_teacher_hears_and_go_on_from_a_checkpoint(
     again = semantic_units.train(corpus, tmp_path / "parts", config)
     for ours, theirs in zip(again.state_dict().values(), whole.state_dict().values(), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_units_of_a_teacher_alone_are_read_before_words_are_placed(corpus: Corpus, hubert: str, tmp_path: Path) -> None:
+    loop = LoopConfig(steps=2, warmup=1)
+    for name, settings in (("taught", {"teacher": hubert, "distillation": 1.0, "recognition": 0.0}), ("read", {})):
+        units = SemanticUnitsConfig(ENCODER, loop, batch_seconds=6.0, **settings)  # type: ignore[arg-type]
+        recipe = Recipe(units, AcousticConfig(StreamingTokenizerConfig(ENCODER)))
+        before = semantic_units.train(corpus, tmp_path / name / "units", units).early.weight
+        found = _stage_one(tmp_path / name, recipe, corpus).early.weight
+        assert torch.equal(found, before) == (name == "read")
 
 
 def test_what_a_teacher_hears_is_kept_with_what_held_layers_say(
