@@ -1,7 +1,8 @@
 """A bundle: the three models, the vocabulary and the voices that belong together, from a name or a folder.
 
 A folder holds config.json, vocabulary (tokenizer.json, vocabulary.json), tokenizer.safetensors, semantic.safetensors,
-perceptual.safetensors and voices.safetensors. Nothing else is read, and nothing that can run code.
+perceptual.safetensors and voices.safetensors, and of a model that reads what it hears letter by letter
+(`recognition`) reader.safetensors and words.safetensors. Nothing else is read, and nothing that can run code.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +27,9 @@ from .packing import pack, unpack
 from .perceptual.block_causal import BlockCausalConfig, BlockCausalFlow
 from .perceptual.flow_matching import Solver
 from .perceptual.schedule import BlockSchedule
+from .recognition.reader import LetterReader, ReaderConfig
+from .recognition.recognizer import Recognizer
+from .recognition.word_model import WordModel
 from .semantic.layout import MAX_HISTORY_TURNS
 from .semantic.llama import SemanticConfig, SemanticModel
 from .semantic.vocabulary import N_UNITS, SpeechVocabulary
@@ -56,6 +60,8 @@ class BundleConfig:
     """Whether it is told a system text; not if it was trained without."""
     restate: bool = False
     """Whether it reads what it understood of a turn before it answers: for one that answers better in writing."""
+    reader: ReaderConfig | None = None
+    """Of what reads a turn's letters, for a model that has one."""
     description: str = ""
     license: str = ""
 
@@ -76,6 +82,10 @@ class BundleConfig:
             raise ConfigError(
                 f"the perceptual model takes {self.perceptual.detail} digits of detail, the tokenizer hears {told}"
             )
+        if self.reader is not None and self.reader.detail != told:
+            raise ConfigError(f"the reader takes {self.reader.detail} digits of detail, the tokenizer hears {told}")
+        if self.reader is not None and not self.restate:
+            raise ConfigError("the reader decides what a restated turn says: set restate, or leave the reader out")
 
 
 @dataclass(frozen=True)
@@ -98,6 +108,7 @@ class Bundle:
     voices: Mapping[str, Voice]
     config: BundleConfig
     info: BundleInfo
+    recognizer: Recognizer | None = None
 
     @property
     def device(self) -> torch.device:
@@ -158,6 +169,7 @@ def load_bundle(
     for part, module in zip(PARTS, (tokenizer, semantic, perceptual), strict=True):
         _load(module, folder / f"{part}.safetensors")
     voices = _read_voices(folder / "voices.safetensors", config)
+    recognizer = None if config.reader is None else _read_recognizer(folder, config.reader)
     name = folder.name if Path(name_or_folder) == folder else str(name_or_folder)
     bundle = assemble(
         name,
@@ -167,6 +179,7 @@ def load_bundle(
         semantic=semantic,
         perceptual=perceptual,
         voices=voices,
+        recognizer=recognizer,
         folder=folder,
     )
     return _placed(bundle, device, precision)
@@ -194,27 +207,34 @@ def assemble(
     semantic: SemanticModel,
     perceptual: BlockCausalFlow,
     voices: Mapping[str, Voice],
+    recognizer: Recognizer | None = None,
     folder: Path | None = None,
 ) -> Bundle:
     """Put parts that are already in memory together, in eval mode."""
     parts: dict[str, nn.Module] = dict(zip(PARTS, (tokenizer, semantic, perceptual), strict=True))
+    if recognizer is not None:
+        parts["reader"] = recognizer.reader
     counts = {part: sum(p.numel() for p in module.parameters()) for part, module in parts.items()}
     for module in parts.values():
         module.eval().requires_grad_(False)
-    return Bundle(tokenizer, semantic, vocabulary, perceptual, dict(voices), config, BundleInfo(name, folder, counts))
+    info = BundleInfo(name, folder, counts)
+    return Bundle(tokenizer, semantic, vocabulary, perceptual, dict(voices), config, info, recognizer)
 
 
 def save_bundle(bundle: Bundle, folder: str | Path, packing: Mapping[str, Packing] | None = None) -> None:
     """Write a bundle as a folder that `load_bundle` reads.
 
-    packing: per part ("tokenizer", "semantic", "perceptual") how its weights are stored; float32 unless named.
+    packing: how the weights of "tokenizer", "semantic", "perceptual" and "reader" are stored; float32 unless named.
     """
     folder = Path(folder)
     bundle.vocabulary.save(folder)
     (folder / "config.json").write_text(json.dumps(to_json(bundle.config), indent=1) + "\n")
-    for part in PARTS:
-        state = getattr(bundle, part).state_dict()
-        _write(pack(state, (packing or {}).get(part, "float32")), folder / f"{part}.safetensors")
+    modules: dict[str, nn.Module] = {part: getattr(bundle, part) for part in PARTS}
+    if bundle.recognizer is not None:
+        modules["reader"] = bundle.recognizer.reader
+        _write(bundle.recognizer.words.tensors(), folder / "words.safetensors")
+    for part, module in modules.items():
+        _write(pack(module.state_dict(), (packing or {}).get(part, "float32")), folder / f"{part}.safetensors")
     voices: dict[str, Tensor] = {}
     for name, voice in bundle.voices.items():
         voices[f"{name}.units"] = voice.units.to("cpu", torch.int64).contiguous()
@@ -273,6 +293,12 @@ def _load(module: nn.Module, path: Path) -> None:
     load_strict(module, state, path)
 
 
+def _read_recognizer(folder: Path, config: ReaderConfig) -> Recognizer:
+    reader, words = LetterReader(config), folder / "words.safetensors"
+    _load(reader, folder / "reader.safetensors")
+    return Recognizer(reader, WordModel.from_tensors(load_state(words), str(words)))
+
+
 def _read_voices(path: Path, config: BundleConfig) -> dict[str, Voice]:
     state = load_state(path)
     wanted = {f"{name}.{part}" for name in config.voices for part in ("units", "latents")}
@@ -293,6 +319,10 @@ def _read_voices(path: Path, config: BundleConfig) -> dict[str, Voice]:
 def _placed(bundle: Bundle, device: torch.device, precision: str) -> Bundle:
     for module in (bundle.tokenizer, bundle.semantic, bundle.perceptual):
         module.to(device)
+    if bundle.recognizer is not None:  # small: it is exact but for int8 on the CPU
+        bundle.recognizer.reader.to(device)
+        if precision == "int8" and device.type == "cpu":
+            quantize_linears_(bundle.recognizer.reader.layers)
     if precision in ("fp8", "int8") and device.type != "cpu":
         for parameter in (*bundle.semantic.parameters(), *bundle.perceptual.parameters()):
             parameter.data = parameter.data.to(torch.bfloat16)
@@ -308,6 +338,4 @@ def _placed(bundle: Bundle, device: torch.device, precision: str) -> Bundle:
     voices = {
         name: Voice(name, voice.units.to(device), voice.latents.to(device)) for name, voice in bundle.voices.items()
     }
-    return Bundle(
-        bundle.tokenizer, bundle.semantic, bundle.vocabulary, bundle.perceptual, voices, bundle.config, bundle.info
-    )
+    return replace(bundle, voices=voices)

@@ -169,9 +169,7 @@ class SpeechGPTGen:
     def transcribe(self, audio: AudioSource) -> str:
         """English text of a recording, as the model understands it. Raises AudioError."""
         self._hear(audio, [])
-        heard = self._listener.transcript
-        rest = (piece.text for piece in self._listener.transcribe() if isinstance(piece, Transcript))
-        return heard + "".join(rest)
+        return next(piece.text for piece in self._listener.transcribe() if isinstance(piece, Transcript))
 
     @overload
     def reply(
@@ -236,7 +234,7 @@ class SpeechGPTGen:
     def _chunks(self, pieces: Iterator[Piece], voice: Voice, seed: int, max_seconds: float) -> Iterator[Chunk]:
         utterance = self._speaker.open(voice, seed)
         cutter = BlockCutter(self.bundle.config.blocks)
-        transcript = self._listener.transcript
+        transcript = ""
         words: list[Word] = []
         left = max(1, round(max_seconds * 50))
 
@@ -249,7 +247,7 @@ class SpeechGPTGen:
         for piece in pieces:
             match piece:
                 case Transcript(text):
-                    transcript += text
+                    transcript = text
                 case Word():
                     words.append(piece)
                 case Unit(index):

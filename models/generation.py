@@ -24,7 +24,7 @@ from .perceptual.streaming import FlowPrompt, StreamingFlow
 from .semantic.decoder import Decoder, LocalDecoder
 from .semantic.grammar import Grammar
 from .semantic.layout import Mode
-from .semantic.pieces import Message, Piece, Transcript, Unit
+from .semantic.pieces import Message, Piece, Unit
 from .semantic.sampling import SamplingOptions
 from .semantic.session import SemanticSession
 from .semantic.text import normalise
@@ -86,7 +86,7 @@ class Listener:
         self._encoder = ear or PlainEar(bundle)
         self._turns, self._takes_instructions = bundle.config.history_turns, bundle.config.instructions
         decoder = decoder or LocalDecoder(bundle.semantic, Grammar(bundle.vocabulary))
-        self._session = SemanticSession(decoder, restate=bundle.config.restate)
+        self._session = SemanticSession(decoder, restate=bundle.config.restate, recognizer=bundle.recognizer)
         self.longest = 0.5 * decoder.capacity / 55
         """Seconds of speech that one turn may last: 50 units and about 5 text tokens a second, room for the answer."""
         self._answer: Answering | None = None
@@ -136,7 +136,7 @@ class Listener:
         return True
 
     def transcribe(self) -> Answering:
-        """The rest of the transcript, as if the turn ended here."""
+        """The transcript, as if the turn ended here."""
         return self._open(self._transcribe())
 
     def reply(
@@ -197,10 +197,7 @@ class Listener:
     @torch.inference_mode()
     def _transcribe(self) -> Answering:
         with self._closed_turn() as last:
-            for piece in self._session.reply("text", None, 0, last):
-                if not isinstance(piece, Transcript):
-                    break
-                yield piece
+            yield next(self._session.reply("text", None, 0, last))
 
     @torch.inference_mode()
     def _reply(self, history: Sequence[Message], mode: Mode, sampling: SamplingOptions | None, seed: int) -> Answering:

@@ -135,6 +135,16 @@ def semantic(*, run: Run, config: Config = None, start: Start = None) -> None:
 
 @app.command()
 @user_errors
+def reader(*, run: Run, config: Config = None, start: Start = None) -> None:
+    """Train what reads a turn's letters, and count words: for a model that restates what it hears."""
+    from ...models.training import parallel, recipe
+
+    recipe.train_reader(run, _recipe(config, start), _start(start))
+    parallel.leave()
+
+
+@app.command()
+@user_errors
 def perceptual(*, run: Run, config: Config = None, start: Start = None) -> None:
     """Train the perceptual model: flow matching from units to sound in a voice."""
     from ...models.training import parallel, recipe

@@ -16,7 +16,8 @@ class Message:
 
 @dataclass(frozen=True)
 class Transcript:
-    """More words of the user's speech; pieces concatenate."""
+    """The user's whole turn, as it was understood in the end; what was understood while it was heard may have been
+    another."""
 
     text: str
 

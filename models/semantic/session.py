@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from ..errors import EngineError
+from ..recognition.recognizer import Hearing, Recognizer
 from . import layout
 from .decoder import Decoder, Drawn, Draws, Opening
 from .grammar import Phase
@@ -34,6 +35,7 @@ class Mark:
     history: int
     units: int
     words: tuple[int, ...]
+    hearing: Hearing | None
     answered: bool
 
 
@@ -41,11 +43,12 @@ class SemanticSession:
     """One conversation. Not thread-safe; generators it returns must not be mixed with other calls until they are done.
 
     decoder: the sequence that history, turn and answer share; the session is alone on it. restate: a spoken turn is
-    answered in text as if what was understood of it had been typed, in the place of what was heard.
+    answered in text as if what was understood of it had been typed, in the place of what was heard. recognizer: what
+    then decides in the end what was understood, if the model itself heard words.
     """
 
-    def __init__(self, decoder: Decoder, *, restate: bool = False) -> None:
-        self._decoder, self._restate = decoder, restate
+    def __init__(self, decoder: Decoder, *, restate: bool = False, recognizer: Recognizer | None = None) -> None:
+        self._decoder, self._restate, self._recognizer = decoder, restate, recognizer
         self._vocabulary = decoder.grammar.vocabulary
         self._limits = decoder.grammar.limits
         self._tokens: list[int] = []
@@ -53,6 +56,7 @@ class SemanticSession:
         self._history = 0  # how many tokens of the list are history
         self._units = 0
         self._words: list[int] = []
+        self._hearing: Hearing | None = None
         self._answered = False
         self.ended: Literal["completed", "length"] = "completed"
         """How the last answer ended: "length" when it stopped because the cache or a limit was reached."""
@@ -64,7 +68,7 @@ class SemanticSession:
 
     @property
     def transcript(self) -> str:
-        """What was understood of the user's turn so far."""
+        """What the model itself understood of the user's turn so far."""
         return self._vocabulary.decode(self._words)
 
     # The user's turn
@@ -75,6 +79,7 @@ class SemanticSession:
         self._tokens = tokens
         self._settle()  # now, while there is time
         self._history, self._units, self._words, self._answered = len(tokens), 0, [], False
+        self._hearing = None if self._recognizer is None else self._recognizer.begin()
 
     def hear(self, units: Sequence[int]) -> str:
         """Take more of the user's turn and return the words that were understood anew (they concatenate).
@@ -91,6 +96,8 @@ class SemanticSession:
 
     def _heard(self, units: Sequence[int]) -> list[_Given]:
         """Units as they are listened to; before the first of a turn, what opens it is fed."""
+        if self._recognizer is not None and self._hearing is not None:
+            self._hearing = self._recognizer.hear(self._hearing, units)
         if units and len(self._tokens) == self._history:
             self._feed(layout.open_speech(self._vocabulary))
         return [(self._vocabulary.told(unit), self._vocabulary.listen) for unit in units]
@@ -138,13 +145,13 @@ class SemanticSession:
 
     def mark(self) -> Mark:
         """The present state, for `rewind`."""
-        return Mark(tuple(self._tokens), self._history, self._units, tuple(self._words), self._answered)
+        return Mark(tuple(self._tokens), self._history, self._units, tuple(self._words), self._hearing, self._answered)
 
     def rewind(self, mark: Mark) -> None:
         """Go back to where `mark` was taken: what is no longer there is fed again when it is needed."""
         self._tokens = list(mark.tokens)
         self._history, self._units, self._words = mark.history, mark.units, list(mark.words)
-        self._answered = mark.answered
+        self._hearing, self._answered = mark.hearing, mark.answered
 
     # Answers
 
@@ -155,7 +162,7 @@ class SemanticSession:
         seed: int = 0,
         last: Sequence[int] = (),
     ) -> Iterator[Piece]:
-        """End the user's turn and answer it: Transcript (if more words came out), Text (mode "text"), Word, Unit.
+        """End the user's turn and answer it: Transcript, Text (mode "text"), Word, Unit.
 
         last: units that end the turn, heard in one pass with its end and, unless the turn is restated, the answer's
         beginning. Raises EngineError when nothing was heard, RuntimeError when the turn was answered already.
@@ -163,21 +170,31 @@ class SemanticSession:
         self._check_unanswered()
         if self._units == 0 and not last:
             raise EngineError("nothing was heard in this turn: speak first")
-        vocabulary, before = self._vocabulary, self.transcript
+        vocabulary = self._vocabulary
         given = [*self._heard(last), (vocabulary.eosp, vocabulary.eoh)]
         self._answered = True
         opening = self._opening([vocabulary.eoh], mode, sampling, seed)
         drawn: Drawn | None = None
         if self._restate and mode == "text":
             self._listen(given)
+            understood = self._understood()
             if self._words:
                 del self._tokens[self._history :]
-                opening = self._opening(layout.typed(vocabulary, self.transcript), mode, sampling, seed)
+                opening = self._opening(layout.typed(vocabulary, understood), mode, sampling, seed)
         else:
             drawn = self._listen(given, opening)
-        if more := self.transcript.removeprefix(before):
-            yield Transcript(more)
+            understood = self.transcript
+        yield Transcript(understood)
         yield from self._answer(opening, drawn)
+
+    def _understood(self) -> str:
+        """The turn in the end. A recognizer writes what sounds like words even where none are: that there are some is
+        for the model to say, and where the turn's sentence ends, how."""
+        drafted = self.transcript
+        if self._recognizer is None or self._hearing is None or not drafted:
+            return drafted
+        read = self._recognizer.text(self._hearing)
+        return read + (drafted[-1] if drafted[-1] in ".?!" else ".") if read else drafted
 
     def reply_to(
         self, text: str, mode: layout.Mode, sampling: SamplingOptions | None = None, seed: int = 0

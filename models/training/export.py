@@ -11,10 +11,12 @@ import torch
 from ..bundle import PARTS, Bundle, BundleConfig, assemble, save_bundle
 from ..errors import ConfigError
 from ..perceptual.block_causal import BlockCausalFlow
+from ..recognition.recognizer import Recognizer
 from ..semantic.llama import SemanticModel
 from ..semantic.vocabulary import SpeechVocabulary
 from ..speech_tokenizer.streaming import StreamingSpeechTokenizer
 from ..voice import Voice
+from . import recognition
 from .corpus import Corpus
 from .loop import restore
 from .lora import add_lora_, merge_
@@ -49,6 +51,10 @@ def export(run: Path, recipe: Recipe, folder: Path, start: Bundle | None = None)
     else:
         perceptual = BlockCausalFlow(recipe.perceptual.model)
         restore(perceptual, run / "perceptual")
+    recognizer = None if start is None or not recipe.restate else start.recognizer
+    if (run / "reader").is_dir():
+        shape = replace(recipe.reader.model, detail=tokenizer.config.semantic.detail)
+        recognizer = Recognizer(*recognition.load(run / "reader", shape))
     trained = (run / "units").is_dir()
     kept = start.voices if start is not None and (recipe.units.keep or not trained) else {}
     if trained:
@@ -65,6 +71,7 @@ def export(run: Path, recipe: Recipe, folder: Path, start: Bundle | None = None)
         semantic=semantic,
         perceptual=perceptual,
         voices=voices,
+        recognizer=recognizer,
     )
 
 
@@ -77,6 +84,7 @@ def write_bundle(
     semantic: SemanticModel,
     perceptual: BlockCausalFlow,
     voices: Mapping[str, Voice],
+    recognizer: Recognizer | None = None,
 ) -> Bundle:
     """Put trained parts together and write them to `folder`, weights in int8."""
     config = BundleConfig(
@@ -87,6 +95,7 @@ def write_bundle(
         history_turns=recipe.history_turns,
         instructions=recipe.instructions,
         restate=recipe.restate,
+        reader=None if recognizer is None else recognizer.reader.config,
         description=recipe.description,
         license=recipe.license,
     )
@@ -98,10 +107,11 @@ def write_bundle(
         semantic=semantic,
         perceptual=perceptual,
         voices=voices,
+        recognizer=recognizer,
         folder=folder,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    save_bundle(bundle, folder, dict.fromkeys(PARTS, "int8"))
+    save_bundle(bundle, folder, dict.fromkeys((*PARTS, "reader"), "int8"))
     return bundle
 
 

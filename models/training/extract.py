@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..recognition.letters import BLANK, SYMBOLS, spell
 from ..speech_tokenizer.semantic_encoder import UNITS
 from .augment import augment
 from .corpus import Corpus
 from .precision import mixed
 from .recordings import Recordings
-from .semantic_units import SYMBOLS, SemanticUnits, batches_of, spell
-
-_BLANK, _SPACE = 0, 1
+from .semantic_units import SemanticUnits, batches_of
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def align(log_probs: Tensor, targets: list[list[int]], frames: list[int]) -> lis
     for row, target in zip(symbols, targets, strict=True):
         row[1 : 2 * len(target) : 2] = torch.tensor(target)
     repeats = torch.ones(batch, size, dtype=torch.bool)
-    repeats[:, 2:] = (symbols[:, 2:] == _BLANK) | (symbols[:, 2:] == symbols[:, :-2])
+    repeats[:, 2:] = (symbols[:, 2:] == BLANK) | (symbols[:, 2:] == symbols[:, :-2])
     symbols, repeats, lengths = symbols.to(device), repeats.to(device), torch.tensor(frames, device=device)
     emitted = log_probs.gather(2, symbols[:, None].expand(batch, steps, size))
     score = torch.full((batch, size + 2), -1e30, device=device)  # two columns of nothing in front

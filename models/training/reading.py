@@ -14,12 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..recognition.letters import SYMBOLS, characters
 from ..speech_tokenizer.semantic_encoder import SemanticEncoder
 from .augment import augment
 from .corpus import Corpus, Utterance
 from .precision import mixed
 from .recordings import Recordings
-from .semantic_units import SYMBOLS, SemanticUnits, batches_of, characters, ctc
+from .semantic_units import SemanticUnits, batches_of, ctc
 
 _Known = Sequence[tuple[Tensor, list[Utterance]]]
 """States (B, T, dim) in half precision, and what was said in each row."""

@@ -7,8 +7,9 @@
     RUN/acoustic/              stage two of the tokenizer      `tokenizer`
     RUN/followed.safetensors   codebook 0, of units kept       `tokenizer`
     RUN/decoder/               stage three of the tokenizer    `decoder`
-    RUN/heard-N.npz            the same through noise          `semantic`
+    RUN/heard-N.npz            the same through noise          `semantic`, `reader`
     RUN/semantic/              semantic model                  `semantic`
+    RUN/reader/                letters and words of a turn     `reader`
     RUN/codes.safetensors      all levels of codes             `decoder`, `perceptual`
     RUN/perceptual/            perceptual model                `perceptual`
 
@@ -38,7 +39,7 @@ from ..errors import ConfigError
 from ..perceptual.block_causal import BlockCausalConfig
 from ..semantic.layout import MAX_HISTORY_TURNS
 from ..speech_tokenizer.streaming import StreamingSpeechTokenizer
-from . import acoustic, decoder, perceptual_model, reading, semantic_model, semantic_units
+from . import acoustic, decoder, perceptual_model, reading, recognition, semantic_model, semantic_units
 from .corpus import Corpus
 from .extract import Spoken, all_details, all_units, extract, load_spoken
 from .loop import LoopConfig, restore, saved
@@ -56,6 +57,7 @@ class Recipe:
     acoustic: acoustic.AcousticConfig = field(default_factory=acoustic.AcousticConfig)
     decoder: decoder.DecoderConfig = field(default_factory=decoder.DecoderConfig)
     semantic: SemanticRecipe = field(default_factory=SemanticRecipe)
+    reader: recognition.ReaderRecipe = field(default_factory=recognition.ReaderRecipe)
     perceptual: perceptual_model.PerceptualRecipe = field(default_factory=perceptual_model.PerceptualRecipe)
     ablation: perceptual_model.PerceptualRecipe = field(
         default_factory=lambda: perceptual_model.PerceptualRecipe(
@@ -66,7 +68,7 @@ class Recipe:
     )
     """The model that is trained once for every chain, prior and seed (`ablation.py`)."""
     views: int = 0
-    """Times that the semantic model also hears the corpus through noise (`augment.py`)."""
+    """Times that the semantic model and the reader also hear the corpus through noise (`augment.py`)."""
     voices: tuple[str, ...] = ("af_heart",)
     """Speakers of the corpus that become bundled voices; the first is the default and the one that answers."""
     prompt_frames: int = 150
@@ -94,6 +96,8 @@ class Recipe:
             raise ConfigError(
                 "ablation.model.detail: the ablation compares chain and prior by units alone, leave it out"
             )
+        if (asked := self.reader.model.detail) not in (0, told):
+            raise ConfigError(f"reader.model.detail = {asked}: the encoder tells {told} digits, leave it out")
         if not 0 < self.blend <= 1:
             raise ConfigError(f"blend = {self.blend}: give more than 0 and at most 1")
 
@@ -213,20 +217,44 @@ def train_semantic(run: Path, recipe: Recipe, start: Bundle | None = None) -> No
     spoken, written = _spoken(run, corpus), dict[str, str]()
     if start is not None and recipe.semantic.restated:
         written = understood(run / "understood.jsonl", start, corpus, spoken, world)
-    noisy = [load_spoken(run / f"heard-{n}.npz", corpus) for n in range(1, recipe.views + 1)]
     semantic_model.train(
         corpus,
         spoken,
         run / "semantic",
         recipe.semantic,
         device=device(),
-        noisy=noisy,
+        noisy=_noisy(run, recipe, corpus),
         understood=written,
         start=None if start is None else start.semantic,
         detail=detail,
         sound=_sound(run, recipe, corpus, start),
         world=world,
     )
+
+
+def train_reader(run: Path, recipe: Recipe, start: Bundle | None = None) -> None:
+    """What reads a turn's letters and knows which words follow which, for a model that restates what it hears."""
+    if not recipe.restate:
+        raise ConfigError("a reader decides what a restated turn says: set restate = true, or do without one")
+    corpus, world = Corpus(run / "corpus"), World.join(device())
+    if world.first:
+        _extract(run, recipe, corpus, recipe.views, start)
+    world.wait()
+    before = None if start is None else start.recognizer
+    recognition.train(
+        corpus,
+        [_spoken(run, corpus), *_noisy(run, recipe, corpus)],
+        run / "reader",
+        recipe.reader,
+        detail=recipe.units.encoder.detail,
+        device=device(),
+        start=None if before is None else before.reader,
+        world=world,
+    )
+
+
+def _noisy(run: Path, recipe: Recipe, corpus: Corpus) -> list[dict[str, Spoken]]:
+    return [load_spoken(run / f"heard-{n}.npz", corpus) for n in range(1, recipe.views + 1)]
 
 
 def _sound(run: Path, recipe: Recipe, corpus: Corpus, start: Bundle | None) -> Callable[[Tensor], Tensor] | None:

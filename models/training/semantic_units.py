@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..packages import whisper_folder
+from ..recognition.letters import SYMBOLS, characters
 from ..speech_tokenizer.semantic_encoder import SemanticEncoder, SemanticEncoderConfig, SemanticReader
 from .batches import BucketBatches
 from .corpus import Corpus, Utterance
@@ -26,24 +27,10 @@ from .teachers import Teacher
 from .views import Heard, HeardOnce, views
 from .whisper import start_from_whisper
 
-SYMBOLS = "_ abcdefghijklmnopqrstuvwxyz'"
-"""CTC symbols; index 0 is the blank, 1 the space between words."""
-
 _KEPT = 4
 """One row in so many is compared with what the encoder to start from hears: a forward pass more, and enough."""
 _READING = 0.2
 """Share of a budget in which units that are kept are learnt to be read."""
-
-
-def spell(word: str) -> str:
-    """The letters of a word that CTC knows."""
-    return "".join(c for c in word.lower() if c in SYMBOLS[2:])
-
-
-def characters(text: str) -> list[int]:
-    """CTC targets of a text: letters and apostrophes, single spaces."""
-    words = [w for w in map(spell, text.split()) if w]
-    return [SYMBOLS.index(c) for c in " ".join(words)]
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,9 @@ def _write_down(path: Path, start: Bundle, questions: list[Utterance], spoken: d
     if path.is_file() and (parts := path.read_text().rpartition("\n"))[2]:  # a line that was not finished
         path.write_text("".join(parts[:2]))
     done = _read(path)
-    session = SemanticSession(LocalDecoder(start.semantic, Grammar(start.vocabulary)), restate=True)
+    session = SemanticSession(
+        LocalDecoder(start.semantic, Grammar(start.vocabulary)), restate=True, recognizer=start.recognizer
+    )
     with path.open("a") as lines:
         for count, question in enumerate(questions):
             if question.id in done:
@@ -63,11 +65,12 @@ def _write_down(path: Path, start: Bundle, questions: list[Utterance], spoken: d
 def _transcript(session: SemanticSession, units: list[int]) -> str:
     session.begin_turn()
     try:
-        text = session.hear(units)
-        rest = next(session.reply("text"))
+        session.hear(units)
+        understood = next(session.reply("text"))
     except EngineError:  # longer than the memory
         return ""
-    return text + (rest.text if isinstance(rest, Transcript) else "")
+    assert isinstance(understood, Transcript)
+    return understood.text
 
 
 def _tells(written: str, text: str) -> bool:

@@ -205,7 +205,7 @@ class Slot:
     def _give(self, running: _Running, piece: pieces.Piece) -> None:
         generation = running.answer.generation
         if isinstance(piece, pieces.Transcript):
-            running.transcript += piece.text
+            running.transcript = piece.text
             return
         self._settle_transcript(running)
         generation.mark("first_token")

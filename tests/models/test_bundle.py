@@ -1,6 +1,7 @@
 """Bundles: by name, by folder, and one line for every folder that is not one."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from safetensors.torch import load_file, save_file
 from speechgpt_gen.models.bundle import Bundle, load_bundle, save_bundle
 from speechgpt_gen.models.errors import CheckpointError, ConfigError, ModelNotFoundError, SpeechGPTGenError
 from speechgpt_gen.models.packing import pack, unpack
+from speechgpt_gen.models.recognition.reader import LetterReader, ReaderConfig
+from speechgpt_gen.models.recognition.recognizer import Recognizer
+from speechgpt_gen.models.recognition.word_model import WordModel
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +111,48 @@ def test_voices_are_found_by_name_or_are_refused(tiny: Bundle) -> None:
     alien = type(tiny.voice(None))("alien", torch.zeros(3, dtype=torch.int64), torch.zeros(3, 99))
     with pytest.raises(ConfigError, match="another model"):
         tiny.voice(alien)
+
+
+@pytest.fixture
+def reading(tiny: Bundle, tmp_path: Path) -> Path:
+    """The folder of a bundle that reads what it hears letter by letter."""
+    torch.manual_seed(6)
+    reader = LetterReader(ReaderConfig(dim=64, layers=1, detail=3))
+    torch.nn.init.normal_(reader.layers[0].down.weight)  # type: ignore[union-attr]
+    recognizer = Recognizer(reader.eval(), WordModel.fit([("How are you?", 1.0)]))
+    config = replace(tiny.config, restate=True, reader=reader.config)
+    save_bundle(replace(tiny, config=config, recognizer=recognizer), tmp_path / "reading", {"reader": "int8"})
+    return tmp_path / "reading"
+
+
+def test_a_recognizer_goes_with_its_bundle(reading: Path) -> None:
+    loaded, light = load_bundle(reading), load_bundle(reading, precision="int8")
+    assert loaded.recognizer is not None
+    assert light.recognizer is not None
+    assert set(loaded.recognizer.words.written) == {"how", "are", "you"}
+    assert loaded.info.parameters["reader"] == sum(p.numel() for p in loaded.recognizer.reader.parameters())
+    units = torch.randint(1024 * 64, (1, 40))
+    wanted, found = loaded.recognizer.reader(units), light.recognizer.reader(units)
+    assert 0 < (wanted - found).abs().max() < 0.5, "in int8 nearly the same"
+    assert torch.equal(wanted, load_bundle(reading).recognizer.reader(units))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "words"),
+    [
+        (lambda f: (f / "reader.safetensors").unlink(), ModelNotFoundError, "reader.safetensors"),
+        (lambda f: (f / "words.safetensors").unlink(), ModelNotFoundError, "words.safetensors"),
+        (lambda f: resave(f / "words.safetensors", "1.first"), CheckpointError, "words.safetensors holds no word mod"),
+        (lambda f: part(f, "reader", detail=2), ConfigError, "reader takes 2 digits of detail, the tokenizer hears 3"),
+        (lambda f: part(f, "reader", kernel=2), ConfigError, "the reader's kernel is 2 frames: give an odd number"),
+        (lambda f: edit(f, restate=False), ConfigError, "set restate, or leave the reader out"),
+    ],
+)
+def test_a_spoilt_recognizer_is_named_in_one_line(reading: Path, spoil, error, words: str) -> None:  # type: ignore[no-untyped-def]
+    spoil(reading)
+    with pytest.raises(error, match=words) as caught:
+        load_bundle(reading)
+    assert "\n" not in str(caught.value)
 
 
 def edit(folder: Path, **changes: object) -> None:

@@ -1,0 +1,1 @@
+"""What was said, read letter by letter from what is heard, and decided by which words follow which."""
