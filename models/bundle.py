@@ -2,7 +2,7 @@
 
 A folder holds config.json, vocabulary (tokenizer.json, vocabulary.json), tokenizer.safetensors, semantic.safetensors,
 perceptual.safetensors and voices.safetensors, and of a model that reads what it hears letter by letter
-(`recognition`) reader.safetensors and words.safetensors. Nothing else is read, and nothing that can run code.
+(`recognition`) recognizer.safetensors and words.safetensors. Nothing else is read, and nothing that can run code.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class BundleConfig:
     """Whether it is told a system text; not if it was trained without."""
     restate: bool = False
     """Whether it reads what it understood of a turn before it answers: for one that answers better in writing."""
-    reader: ReaderConfig | None = None
-    """Of what reads a turn's letters, for a model that has one."""
+    recognizer: ReaderConfig | None = None
+    """What reads a turn's letters, for a model that has it."""
     description: str = ""
     license: str = ""
 
@@ -82,10 +82,12 @@ class BundleConfig:
             raise ConfigError(
                 f"the perceptual model takes {self.perceptual.detail} digits of detail, the tokenizer hears {told}"
             )
-        if self.reader is not None and self.reader.detail != told:
-            raise ConfigError(f"the reader takes {self.reader.detail} digits of detail, the tokenizer hears {told}")
-        if self.reader is not None and not self.restate:
-            raise ConfigError("the reader decides what a restated turn says: set restate, or leave the reader out")
+        if self.recognizer is not None and self.recognizer.detail != told:
+            raise ConfigError(
+                f"the recognizer takes {self.recognizer.detail} digits of detail, the tokenizer hears {told}"
+            )
+        if self.recognizer is not None and not self.restate:
+            raise ConfigError("the recognizer decides what a restated turn says: set restate, or leave it out")
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ def load_bundle(
     for part, module in zip(PARTS, (tokenizer, semantic, perceptual), strict=True):
         _load(module, folder / f"{part}.safetensors")
     voices = _read_voices(folder / "voices.safetensors", config)
-    recognizer = None if config.reader is None else _read_recognizer(folder, config.reader)
+    recognizer = None if config.recognizer is None else _read_recognizer(folder, config.recognizer)
     name = folder.name if Path(name_or_folder) == folder else str(name_or_folder)
     bundle = assemble(
         name,
@@ -213,7 +215,7 @@ def assemble(
     """Put parts that are already in memory together, in eval mode."""
     parts: dict[str, nn.Module] = dict(zip(PARTS, (tokenizer, semantic, perceptual), strict=True))
     if recognizer is not None:
-        parts["reader"] = recognizer.reader
+        parts["recognizer"] = recognizer.reader
     counts = {part: sum(p.numel() for p in module.parameters()) for part, module in parts.items()}
     for module in parts.values():
         module.eval().requires_grad_(False)
@@ -224,14 +226,14 @@ def assemble(
 def save_bundle(bundle: Bundle, folder: str | Path, packing: Mapping[str, Packing] | None = None) -> None:
     """Write a bundle as a folder that `load_bundle` reads.
 
-    packing: how the weights of "tokenizer", "semantic", "perceptual" and "reader" are stored; float32 unless named.
+    packing: how the weights of "tokenizer", "semantic", "perceptual" and "recognizer" are stored; float32 unless named.
     """
     folder = Path(folder)
     bundle.vocabulary.save(folder)
     (folder / "config.json").write_text(json.dumps(to_json(bundle.config), indent=1) + "\n")
     modules: dict[str, nn.Module] = {part: getattr(bundle, part) for part in PARTS}
     if bundle.recognizer is not None:
-        modules["reader"] = bundle.recognizer.reader
+        modules["recognizer"] = bundle.recognizer.reader
         _write(bundle.recognizer.words.tensors(), folder / "words.safetensors")
     for part, module in modules.items():
         _write(pack(module.state_dict(), (packing or {}).get(part, "float32")), folder / f"{part}.safetensors")
@@ -295,7 +297,7 @@ def _load(module: nn.Module, path: Path) -> None:
 
 def _read_recognizer(folder: Path, config: ReaderConfig) -> Recognizer:
     reader, words = LetterReader(config), folder / "words.safetensors"
-    _load(reader, folder / "reader.safetensors")
+    _load(reader, folder / "recognizer.safetensors")
     return Recognizer(reader, WordModel.from_tensors(load_state(words), str(words)))
 
 

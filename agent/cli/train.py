@@ -135,11 +135,11 @@ def semantic(*, run: Run, config: Config = None, start: Start = None) -> None:
 
 @app.command()
 @user_errors
-def reader(*, run: Run, config: Config = None, start: Start = None) -> None:
+def recognizer(*, run: Run, config: Config = None, start: Start = None) -> None:
     """Train what reads a turn's letters, and count words: for a model that restates what it hears."""
     from ...models.training import parallel, recipe
 
-    recipe.train_reader(run, _recipe(config, start), _start(start))
+    recipe.train_recognizer(run, _recipe(config, start), _start(start))
     parallel.leave()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +36,7 @@ class SearchConfig:
     """A frame whose blank is likelier than this brings nothing new."""
 
 
-@dataclass(frozen=True)
-class Hypothesis:
+class Hypothesis(NamedTuple):
     """A text so far, and the log-probabilities of its letters by how its ways end.
 
     words: what its complete words weigh, with their bonus. context: of the word that is being read, `letters`.

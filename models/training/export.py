@@ -51,12 +51,12 @@ def export(run: Path, recipe: Recipe, folder: Path, start: Bundle | None = None)
     else:
         perceptual = BlockCausalFlow(recipe.perceptual.model)
         restore(perceptual, run / "perceptual")
-    recognizer = None if start is None or not recipe.restate else start.recognizer
-    if (run / "reader").is_dir():
-        shape = replace(recipe.reader.model, detail=tokenizer.config.semantic.detail)
-        recognizer = Recognizer(*recognition.load(run / "reader", shape))
     trained = (run / "units").is_dir()
     kept = start.voices if start is not None and (recipe.units.keep or not trained) else {}
+    recognizer = start.recognizer if start is not None and kept and recipe.restate else None
+    if (run / "recognizer").is_dir():
+        shape = replace(recipe.recognizer.model, detail=tokenizer.config.semantic.detail)
+        recognizer = Recognizer(*recognition.load(run / "recognizer", shape))
     if trained:
         kept = {name: _heard_anew(voice, tokenizer) for name, voice in kept.items()}
     voices = {
@@ -95,7 +95,7 @@ def write_bundle(
         history_turns=recipe.history_turns,
         instructions=recipe.instructions,
         restate=recipe.restate,
-        reader=None if recognizer is None else recognizer.reader.config,
+        recognizer=None if recognizer is None else recognizer.reader.config,
         description=recipe.description,
         license=recipe.license,
     )
@@ -111,7 +111,7 @@ def write_bundle(
         folder=folder,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    save_bundle(bundle, folder, dict.fromkeys((*PARTS, "reader"), "int8"))
+    save_bundle(bundle, folder, dict.fromkeys((*PARTS, "recognizer"), "int8"))
     return bundle
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train STAGE (tokenizer, decoder, semantic, perceptual, ablation) for MINUTES and leave pieces, log and figures in OUT.
+# Train STAGE (tokenizer, decoder, semantic, recognizer, perceptual, ablation) for MINUTES and leave pieces, log and figures in OUT.
 #   bash models/training/gpu_slice.sh STAGE MINUTES OUT [RESUME ...]
 # RESUME: OUT folders of earlier slices, of this stage to go on with it and of others to build on them.
 # Packs are looked for in build/gpu/STAGE, then in those of any other stage, which are alike (PACKS=folder says

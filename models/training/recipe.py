@@ -7,9 +7,9 @@
     RUN/acoustic/              stage two of the tokenizer      `tokenizer`
     RUN/followed.safetensors   codebook 0, of units kept       `tokenizer`
     RUN/decoder/               stage three of the tokenizer    `decoder`
-    RUN/heard-N.npz            the same through noise          `semantic`, `reader`
+    RUN/heard-N.npz            the same through noise          `semantic`, `recognizer`
     RUN/semantic/              semantic model                  `semantic`
-    RUN/reader/                letters and words of a turn     `reader`
+    RUN/recognizer/            letters and words of a turn     `recognizer`
     RUN/codes.safetensors      all levels of codes             `decoder`, `perceptual`
     RUN/perceptual/            perceptual model                `perceptual`
 
@@ -57,7 +57,7 @@ class Recipe:
     acoustic: acoustic.AcousticConfig = field(default_factory=acoustic.AcousticConfig)
     decoder: decoder.DecoderConfig = field(default_factory=decoder.DecoderConfig)
     semantic: SemanticRecipe = field(default_factory=SemanticRecipe)
-    reader: recognition.ReaderRecipe = field(default_factory=recognition.ReaderRecipe)
+    recognizer: recognition.RecognizerRecipe = field(default_factory=recognition.RecognizerRecipe)
     perceptual: perceptual_model.PerceptualRecipe = field(default_factory=perceptual_model.PerceptualRecipe)
     ablation: perceptual_model.PerceptualRecipe = field(
         default_factory=lambda: perceptual_model.PerceptualRecipe(
@@ -68,7 +68,7 @@ class Recipe:
     )
     """The model that is trained once for every chain, prior and seed (`ablation.py`)."""
     views: int = 0
-    """Times that the semantic model and the reader also hear the corpus through noise (`augment.py`)."""
+    """Times that the semantic model and the recognizer also hear the corpus through noise (`augment.py`)."""
     voices: tuple[str, ...] = ("af_heart",)
     """Speakers of the corpus that become bundled voices; the first is the default and the one that answers."""
     prompt_frames: int = 150
@@ -96,8 +96,8 @@ class Recipe:
             raise ConfigError(
                 "ablation.model.detail: the ablation compares chain and prior by units alone, leave it out"
             )
-        if (asked := self.reader.model.detail) not in (0, told):
-            raise ConfigError(f"reader.model.detail = {asked}: the encoder tells {told} digits, leave it out")
+        if (asked := self.recognizer.model.detail) not in (0, told):
+            raise ConfigError(f"recognizer.model.detail = {asked}: the encoder tells {told} digits, leave it out")
         if not 0 < self.blend <= 1:
             raise ConfigError(f"blend = {self.blend}: give more than 0 and at most 1")
 
@@ -232,10 +232,10 @@ def train_semantic(run: Path, recipe: Recipe, start: Bundle | None = None) -> No
     )
 
 
-def train_reader(run: Path, recipe: Recipe, start: Bundle | None = None) -> None:
+def train_recognizer(run: Path, recipe: Recipe, start: Bundle | None = None) -> None:
     """What reads a turn's letters and knows which words follow which, for a model that restates what it hears."""
     if not recipe.restate:
-        raise ConfigError("a reader decides what a restated turn says: set restate = true, or do without one")
+        raise ConfigError("a recognizer decides what a restated turn says: set restate = true, or do without one")
     corpus, world = Corpus(run / "corpus"), World.join(device())
     if world.first:
         _extract(run, recipe, corpus, recipe.views, start)
@@ -244,8 +244,8 @@ def train_reader(run: Path, recipe: Recipe, start: Bundle | None = None) -> None
     recognition.train(
         corpus,
         [_spoken(run, corpus), *_noisy(run, recipe, corpus)],
-        run / "reader",
-        recipe.reader,
+        run / "recognizer",
+        recipe.recognizer,
         detail=recipe.units.encoder.detail,
         device=device(),
         start=None if before is None else before.reader,

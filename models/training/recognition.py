@@ -35,7 +35,7 @@ _REWORDED, _OTHER = 0.35, 0.25
 
 
 @dataclass(frozen=True)
-class ReaderRecipe:
+class RecognizerRecipe:
     """Settings of the recognizer's training."""
 
     model: ReaderConfig = field(default_factory=ReaderConfig)
@@ -60,7 +60,7 @@ def train(
     corpus: Corpus,
     heard: Sequence[dict[str, Spoken]],
     folder: Path,
-    recipe: ReaderRecipe,
+    recipe: RecognizerRecipe,
     *,
     detail: int,
     device: str = "cpu",
@@ -78,7 +78,7 @@ def train(
     torch.manual_seed(recipe.loop.seed)
     config = replace(recipe.model, detail=detail)
     if start is not None and start.config != config:
-        raise ConfigError(f"the reader to start from is {start.config}, the recipe asks for {config}")
+        raise ConfigError(f"the recognizer to start from is {start.config}, the recipe asks for {config}")
     folder.mkdir(parents=True, exist_ok=True)
     if world.first and not (folder / "words.safetensors").is_file():
         save_file(count_words(corpus, recipe).tensors(), folder / "words.safetensors")
@@ -139,12 +139,12 @@ def misread(reader: LetterReader, heard: Sequence[tuple[Utterance, Spoken]]) -> 
     return wrong / max(1, total)
 
 
-def count_words(corpus: Corpus, recipe: ReaderRecipe) -> WordModel:
+def count_words(corpus: Corpus, recipe: RecognizerRecipe) -> WordModel:
     """The words of a corpus' training split, of what its questions are in other words, and of files of texts."""
     return WordModel.fit(_texts(corpus, recipe), rare=recipe.rare)
 
 
-def _texts(corpus: Corpus, recipe: ReaderRecipe) -> Iterator[tuple[str, float]]:
+def _texts(corpus: Corpus, recipe: RecognizerRecipe) -> Iterator[tuple[str, float]]:
     counted: dict[str, float] = {}
     for pair in corpus.texts.values():
         if pair.split == "train":
@@ -156,14 +156,14 @@ def _texts(corpus: Corpus, recipe: ReaderRecipe) -> Iterator[tuple[str, float]]:
         try:
             lines = Path(path).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"reader.texts: {path} cannot be read ({error}): give files of plain text") from None
+            raise ConfigError(f"recognizer.texts: {path} cannot be read ({error}): give files of plain text") from None
         for line in lines:
             plain = to_ascii(line)
             if not any(c.isdigit() for c in plain):  # nobody hears how a number is written
                 yield plain, _OTHER
 
 
-def _units(spoken: Spoken, rng: np.random.Generator, recipe: ReaderRecipe) -> Tensor:
+def _units(spoken: Spoken, rng: np.random.Generator, recipe: RecognizerRecipe) -> Tensor:
     units, detail = blur(spoken.units, spoken.detail, rng, near=recipe.near_units, lost=recipe.lost_units)
     return torch.from_numpy(units if detail is None else units + N_UNITS * detail)
 

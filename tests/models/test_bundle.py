@@ -120,8 +120,8 @@ def reading(tiny: Bundle, tmp_path: Path) -> Path:
     reader = LetterReader(ReaderConfig(dim=64, layers=1, detail=3))
     torch.nn.init.normal_(reader.layers[0].down.weight)  # type: ignore[union-attr]
     recognizer = Recognizer(reader.eval(), WordModel.fit([("How are you?", 1.0)]))
-    config = replace(tiny.config, restate=True, reader=reader.config)
-    save_bundle(replace(tiny, config=config, recognizer=recognizer), tmp_path / "reading", {"reader": "int8"})
+    config = replace(tiny.config, restate=True, recognizer=reader.config)
+    save_bundle(replace(tiny, config=config, recognizer=recognizer), tmp_path / "reading", {"recognizer": "int8"})
     return tmp_path / "reading"
 
 
@@ -130,7 +130,7 @@ def test_a_recognizer_goes_with_its_bundle(reading: Path) -> None:
     assert loaded.recognizer is not None
     assert light.recognizer is not None
     assert set(loaded.recognizer.words.written) == {"how", "are", "you"}
-    assert loaded.info.parameters["reader"] == sum(p.numel() for p in loaded.recognizer.reader.parameters())
+    assert loaded.info.parameters["recognizer"] == sum(p.numel() for p in loaded.recognizer.reader.parameters())
     units = torch.randint(1024 * 64, (1, 40))
     wanted, found = loaded.recognizer.reader(units), light.recognizer.reader(units)
     assert 0 < (wanted - found).abs().max() < 0.5, "in int8 nearly the same"
@@ -140,12 +140,16 @@ def test_a_recognizer_goes_with_its_bundle(reading: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "error", "words"),
     [
-        (lambda f: (f / "reader.safetensors").unlink(), ModelNotFoundError, "reader.safetensors"),
+        (lambda f: (f / "recognizer.safetensors").unlink(), ModelNotFoundError, "recognizer.safetensors"),
         (lambda f: (f / "words.safetensors").unlink(), ModelNotFoundError, "words.safetensors"),
         (lambda f: resave(f / "words.safetensors", "1.first"), CheckpointError, "words.safetensors holds no word mod"),
-        (lambda f: part(f, "reader", detail=2), ConfigError, "reader takes 2 digits of detail, the tokenizer hears 3"),
-        (lambda f: part(f, "reader", kernel=2), ConfigError, "the reader's kernel is 2 frames: give an odd number"),
-        (lambda f: edit(f, restate=False), ConfigError, "set restate, or leave the reader out"),
+        (
+            lambda f: part(f, "recognizer", detail=2),
+            ConfigError,
+            "recognizer takes 2 digits of detail, the tokenizer hears 3",
+        ),
+        (lambda f: part(f, "recognizer", kernel=2), ConfigError, "the reader's kernel is 2 frames: give an odd number"),
+        (lambda f: edit(f, restate=False), ConfigError, "set restate, or leave it out"),
     ],
 )
 def test_a_spoilt_recognizer_is_named_in_one_line(reading: Path, spoil, error, words: str) -> None:  # type: ignore[no-untyped-def]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,6 +12,9 @@ from ...bundle import PARTS, Bundle, load_bundle
 from ...checkpoint import load_state, load_strict
 from ...errors import CheckpointError
 from ...perceptual.block_causal import BlockCausalFlow
+from ...recognition.reader import LetterReader
+from ...recognition.recognizer import Recognizer
+from ...recognition.word_model import WordModel
 from ...semantic.llama import SemanticModel
 from ...semantic.vocabulary import SpeechVocabulary
 from ...speech_tokenizer.streaming import StreamingSpeechTokenizer
@@ -27,8 +31,9 @@ def assemble_slices(folders: Sequence[Path], recipe: Recipe, target: Path, *, sh
 
     Raises CheckpointError when no piece is found, when some are missing, or when a part was trained on the units of
     another tokenizer, or a decoder on the latents of another codec.
+    There is no recognizer where none knows the units.
     """
-    found = {part: find_pieces(folders, part) for part in (*PARTS, "decoder")}
+    found = {part: find_pieces(folders, part) for part in (*PARTS, "decoder", "recognizer")}
     if not any(found.values()):
         raise CheckpointError(f"no pieces in {', '.join(map(str, folders))}: name the OUT folders of slices")
     base = load_bundle(shipped)
@@ -44,6 +49,14 @@ def assemble_slices(folders: Sequence[Path], recipe: Recipe, target: Path, *, sh
             raise CheckpointError("the decoder was trained on another codec's latents: train it anew, or leave it out")
         load_strict(tokenizer.decoder, read_pieces(folder, "decoder"), folder)
     units = units_id(tokenizer.semantic)
+    recognizer = base.recognizer if recipe.restate and not found["tokenizer"] else None
+    if (folder := found["recognizer"]) is not None:
+        if units_of_pieces(folder, "recognizer") != units:
+            raise CheckpointError("the recognizer was trained on other units: train it anew, or leave it out")
+        reader = LetterReader(replace(recipe.recognizer.model, detail=tokenizer.config.semantic.detail))
+        load_strict(reader, read_pieces(folder, "recognizer"), folder)
+        words = folder / "words.safetensors"
+        recognizer = Recognizer(reader, WordModel.from_tensors(load_state(words), str(words)))
     for part in ("semantic", "perceptual"):
         folder = found[part]
         if (folder is None and found["tokenizer"]) or (folder is not None and units_of_pieces(folder, part) != units):
@@ -63,6 +76,7 @@ def assemble_slices(folders: Sequence[Path], recipe: Recipe, target: Path, *, sh
         semantic=semantic,
         perceptual=perceptual,
         voices=voices,
+        recognizer=recognizer,
     )
 
 

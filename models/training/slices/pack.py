@@ -30,6 +30,7 @@ _BESIDE: Final = {
     "tokenizer": ("voices.safetensors",),
     "decoder": (),
     "semantic": ("tokenizer.json", "vocabulary.json"),
+    "recognizer": ("words.safetensors",),
     "perceptual": (),
 }
 _PLATFORM: Final = (

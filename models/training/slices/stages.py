@@ -3,6 +3,7 @@
 tokenizer    units (from where the shipped encoder stands), then the codec around them
 decoder      the codec's decoder alone
 semantic     units and words of the corpus, then the language model
+recognizer   units of the corpus, then what reads their letters
 perceptual   codes of the corpus, then the flow
 ablation     small flows that differ in chain and prior
 """
@@ -24,11 +25,12 @@ from ...bundle import load_bundle
 from ...checkpoint import load_strict
 from ...errors import ConfigError
 from ...perceptual.block_causal import BlockCausalFlow
+from ...recognition.reader import LetterReader
 from ...semantic.llama import SemanticModel
 from ...semantic.vocabulary import SpeechVocabulary
 from ...speech_tokenizer.semantic_encoder import UNITS
 from ...speech_tokenizer.streaming import StreamingSpeechTokenizer
-from .. import acoustic, perceptual_model, semantic_model, semantic_units
+from .. import acoustic, perceptual_model, recognition, semantic_model, semantic_units
 from .. import decoder as decoding
 from ..ablation import Bench
 from ..corpus import Corpus
@@ -156,16 +158,7 @@ def semantic(run: Slice) -> Figures:
     machine = run.machine
     base, units = _tokenizer(run, run.earlier("tokenizer"))
     known = units_id(base.semantic)
-    if units is None:
-        units = semantic_units.train(
-            run.corpus,
-            run.work / "reader",
-            run.reader_config(),
-            device=machine.device,
-            start=base.semantic,
-            budget=machine.left * 0.15,
-        ).eval()
-    views = [_heard(run, units, number) for number in range(run.recipe.views + 1)]
+    views = _views(run, base, units)
     folder = run.work / "semantic"
     start, source = None, run.earlier("semantic", known)
     if source is not None:
@@ -193,6 +186,32 @@ def semantic(run: Slice) -> Figures:
     pieces = write_pieces(model.state_dict(), run.out, "semantic", units=known)
     tokens = run.recipe.semantic.rows * run.recipe.semantic.row_tokens
     return {"pieces": pieces, "items_per_step": tokens} | _size(model)
+
+
+def recognizer(run: Slice) -> Figures:
+    """What reads the letters of units, as they were recorded and as they are heard through noise."""
+    machine, recipe = run.machine, run.recipe.recognizer
+    base, units = _tokenizer(run, run.earlier("tokenizer"))
+    known, detail = units_id(base.semantic), base.config.semantic.detail
+    start, source = None, run.earlier("recognizer", known)
+    if source is not None:
+        start = LetterReader(replace(recipe.model, detail=detail))
+        load_strict(start, read_pieces(source, "recognizer"), source)
+    folder = run.work / "recognizer"
+    made = recognition.train(
+        run.corpus,
+        _views(run, base, units),
+        folder,
+        recipe,
+        detail=detail,
+        device=machine.device,
+        start=start,
+        budget=machine.left,
+    )
+    _average(made, folder)
+    shutil.copyfile(folder / "words.safetensors", run.out / "words.safetensors")
+    pieces = write_pieces(made.state_dict(), run.out, "recognizer", units=known)
+    return {"pieces": pieces, "items_per_step": recipe.batch_seconds * 50} | _size(made)
 
 
 def perceptual(run: Slice) -> Figures:
@@ -256,7 +275,7 @@ def ablation(run: Slice) -> Figures:
     return run_variants(run.machine, bench, units_id(base.semantic), work=run.work, out=run.out, earlier=run.resume)
 
 
-STAGES = {f.__name__: f for f in (tokenizer, decoder, semantic, perceptual, ablation)}
+STAGES = {f.__name__: f for f in (tokenizer, decoder, semantic, recognizer, perceptual, ablation)}
 
 
 def _tokenizer(run: Slice, folder: Path | None) -> tuple[StreamingSpeechTokenizer, semantic_units.SemanticUnits | None]:
@@ -273,6 +292,22 @@ def _tokenizer(run: Slice, folder: Path | None) -> tuple[StreamingSpeechTokenize
     encoder = {f"encoder.{key}": value for key, value in made.semantic.state_dict().items()}
     load_strict(units, encoder | read, folder)
     return made.eval(), units.to(run.machine.device).eval()
+
+
+def _views(
+    run: Slice, base: StreamingSpeechTokenizer, units: semantic_units.SemanticUnits | None
+) -> list[dict[str, Spoken]]:
+    """Units and words of the corpus as recorded and through noise, once somebody can read them."""
+    if units is None:
+        units = semantic_units.train(
+            run.corpus,
+            run.work / "reader",
+            run.reader_config(),
+            device=run.machine.device,
+            start=base.semantic,
+            budget=run.machine.left * 0.15,
+        ).eval()
+    return [_heard(run, units, number) for number in range(run.recipe.views + 1)]
 
 
 def _heard(run: Slice, units: semantic_units.SemanticUnits, view: int) -> dict[str, Spoken]:

@@ -32,7 +32,7 @@ def recognizer() -> Recognizer:
 def bundle(recognizer: Recognizer) -> Bundle:
     tiny = tiny_bundle()
     return replace(
-        tiny, config=replace(tiny.config, restate=True, reader=recognizer.reader.config), recognizer=recognizer
+        tiny, config=replace(tiny.config, restate=True, recognizer=recognizer.reader.config), recognizer=recognizer
     )
 
 

@@ -23,14 +23,14 @@ from speechgpt_gen.models.training.corpus import Corpus, Pair, Utterance
 from speechgpt_gen.models.training.extract import Spoken
 from speechgpt_gen.models.training.loop import LoopConfig
 from speechgpt_gen.models.training.prepare import prepare
-from speechgpt_gen.models.training.recipe import load_recipe, train_reader
-from speechgpt_gen.models.training.recognition import ReaderRecipe
+from speechgpt_gen.models.training.recipe import load_recipe, train_recognizer
+from speechgpt_gen.models.training.recognition import RecognizerRecipe
 
 from .test_recipe import RECIPE
 
 SAID = ["the sea is calm", "is the sea green", "calm is the green sea", "what is the sea"]
 UNSAID = "a sea that is green"
-RECIPE_OF = ReaderRecipe(
+RECIPE_OF = RecognizerRecipe(
     ReaderConfig(dim=32, layers=1, kernel=5),
     LoopConfig(steps=150, learning_rate=2e-2, warmup=5, save_every=50, ema=0.9),
     batch_seconds=8.0,
@@ -79,7 +79,7 @@ def test_a_run_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path) -> None:
     on = recognition.train(corpus, [heard], tmp_path / "on", recipe, detail=2, start=whole, until=1)
     near = (on.enter.weight - whole.enter.weight).abs().max()
     assert near < 0.05, "it goes on from the reader before"
-    with pytest.raises(ConfigError, match="the reader to start from is"):
+    with pytest.raises(ConfigError, match="the recognizer to start from is"):
         recognition.train(corpus, [heard], tmp_path / "other", recipe, detail=0, start=whole)
 
 
@@ -96,16 +96,16 @@ def test_words_are_those_that_training_may_know(tmp_path: Path) -> None:
     assert {"sea", "swims", "otters", "swimmer", "cafe", "opened"} <= known
     assert known.isdisjoint({"moonlight", "flies", "eagles", "was"}), "held out, or nothing that is heard so"
     assert words.log_prob((), "swims") > words.log_prob((), "swimmer") > words.log_prob((), "cafe")
-    with pytest.raises(ConfigError, match=r"reader\.texts: .*nowhere\.txt cannot be read"):
+    with pytest.raises(ConfigError, match=r"recognizer\.texts: .*nowhere\.txt cannot be read"):
         recognition.count_words(corpus, replace(RECIPE_OF, texts=(str(tmp_path / "nowhere.txt"),)))
 
 
 def test_a_reader_that_has_no_say_is_refused(tmp_path: Path) -> None:
     (tmp_path / "silent.toml").write_text("restate = false\n")
     with pytest.raises(ConfigError, match="set restate = true"):
-        train_reader(tmp_path, load_recipe(tmp_path / "silent.toml"))
-    (tmp_path / "odd.toml").write_text("[reader]\nmodel = {detail = 3}\n")
-    with pytest.raises(ConfigError, match=r"reader\.model\.detail = 3"):
+        train_recognizer(tmp_path, load_recipe(tmp_path / "silent.toml"))
+    (tmp_path / "odd.toml").write_text("[recognizer]\nmodel = {detail = 3}\n")
+    with pytest.raises(ConfigError, match=r"recognizer\.model\.detail = 3"):
         load_recipe(tmp_path / "odd.toml")
 
 
@@ -117,18 +117,20 @@ def test_the_stage_ends_in_a_bundle_that_reads(source: Path, tmp_path: Path) -> 
     run, config = tmp_path / "run", tmp_path / "tiny.toml"
     prepare(source, run / "corpus", progress=False)
     loop = "loop = {steps = 2, warmup = 1, save_every = 2, ema = 0.9}"
-    config.write_text(f"restate = true\n{RECIPE}[reader]\nmodel = {{dim = 16, layers = 1, kernel = 5}}\n{loop}\n")
+    config.write_text(f"restate = true\n{RECIPE}[recognizer]\nmodel = {{dim = 16, layers = 1, kernel = 5}}\n{loop}\n")
     options = ["--run", str(run), "--config", str(config)]
-    for stage in ("tokenizer", "semantic", "reader", "perceptual"):
+    for stage in ("tokenizer", "semantic", "recognizer", "perceptual"):
         result = CliRunner().invoke(app, [stage, *options], catch_exceptions=False)
         assert result.exit_code == 0, result.output
     folder = tmp_path / "model"
     CliRunner().invoke(app, ["export", str(folder), *options], catch_exceptions=False)
     bundle = load_bundle(folder)
     assert bundle.recognizer is not None
-    assert bundle.config.reader == ReaderConfig(dim=16, layers=1, kernel=5, detail=2)
+    assert bundle.config.recognizer == ReaderConfig(dim=16, layers=1, kernel=5, detail=2)
     assert "calm" in bundle.recognizer.words.written
-    assert bundle.info.parameters["reader"] == sum(p.numel() for p in LetterReader(bundle.config.reader).parameters())
+    assert bundle.info.parameters["recognizer"] == sum(
+        p.numel() for p in LetterReader(bundle.config.recognizer).parameters()
+    )
 
     # One that goes on and trains no reader keeps the one it started from.
     on = tmp_path / "on"

@@ -27,6 +27,7 @@ from speechgpt_gen.models.training.slices.pack import unpacked, write_packs
 ROOT = Path(__file__).parents[3]
 ENCODER = "{bands = 16, dim = 16, layers = 1, heads = 2, window = 16, lookahead = 2, detail = 3}"
 RECIPE = f"""
+restate = true
 voices = ["ann"]
 prompt_frames = 20
 [units]
@@ -54,6 +55,9 @@ kv_heads = 1
 row_tokens = 400
 rows = 2
 unit_noise = 0.1
+loop = {{steps = 2, warmup = 1, ema = 0.9}}
+[recognizer]
+model = {{dim = 16, layers = 1, kernel = 5}}
 loop = {{steps = 2, warmup = 1, ema = 0.9}}
 [perceptual]
 batch_frames = 200
@@ -116,7 +120,9 @@ def run_slice(packs: Path, stage: str, out: Path, *resume: Path, minutes: str = 
 
 @pytest.mark.slow
 def test_slices_of_all_stages_make_a_model_that_speaks(packs: Path, tmp_path: Path) -> None:
-    out = {stage: tmp_path / "out" / stage for stage in ("tokenizer", "decoder", "semantic", "perceptual")}
+    out = {
+        stage: tmp_path / "out" / stage for stage in ("tokenizer", "decoder", "semantic", "recognizer", "perceptual")
+    }
     figures = run_slice(packs, "tokenizer", out["tokenizer"])
     assert figures["cer_reconstructed"] > 0
     assert figures["items_per_second"] > 0
@@ -131,6 +137,10 @@ def test_slices_of_all_stages_make_a_model_that_speaks(packs: Path, tmp_path: Pa
     run_slice(packs, "semantic", out["semantic"], out["tokenizer"])
     resumed = run_slice(packs, "semantic", out["semantic"], out["semantic"], out["tokenizer"])
     assert resumed["gemm_share"] > 0
+    run_slice(packs, "recognizer", out["recognizer"], out["tokenizer"])
+    assert (
+        run_slice(packs, "recognizer", out["recognizer"], out["recognizer"], out["tokenizer"])["items_per_second"] > 0
+    )
     figures = run_slice(packs, "perceptual", out["perceptual"], out["tokenizer"])
     assert "cer_spoken_again" in figures
     parts = {json.loads(line)["part"] for line in (out["semantic"] / "log.jsonl").read_text().splitlines()}
@@ -153,6 +163,11 @@ def test_slices_of_all_stages_make_a_model_that_speaks(packs: Path, tmp_path: Pa
     assemble_slices([*out.values()], recipe, tmp_path / "model", shipped="tiny")
     model = SpeechGPTGen.load(tmp_path / "model")
     assert list(model.voices) == ["ann"]
+    recognizer = model.bundle.recognizer
+    assert recognizer is not None
+    assert "calm" in recognizer.words.written
+    taught = pieces.read_pieces(out["recognizer"], "recognizer")["letters.weight"]
+    assert (recognizer.reader.letters.weight - taught).abs().max() < 0.01
     taught = pieces.read_pieces(out["decoder"], "decoder")["head.weight"]
     assert (model.bundle.tokenizer.decoder.head.weight - taught).abs().max() < 0.01
     assert (again["decoder.head.weight"] - taught).abs().max() > 0
@@ -165,6 +180,9 @@ def test_slices_of_all_stages_make_a_model_that_speaks(packs: Path, tmp_path: Pa
         assemble_slices([*out.values(), tmp_path / "other"], recipe, tmp_path / "mixed", shipped="tiny")
     with pytest.raises(CheckpointError, match="semantic model was trained on other units"):
         assemble_slices([out["tokenizer"]], recipe, tmp_path / "half", shipped="tiny")
+    pieces.write_pieces(recognizer.reader.state_dict(), out["recognizer"], "recognizer", units="others")
+    with pytest.raises(CheckpointError, match="recognizer was trained on other units"):
+        assemble_slices([*out.values()], recipe, tmp_path / "deaf", shipped="tiny")
 
 
 def test_the_shell_script_names_a_missing_pack(tmp_path: Path) -> None:
