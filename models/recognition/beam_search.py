@@ -24,7 +24,7 @@ _NEVER: Final = -1e30
 class SearchConfig:
     """How letters and words are weighed against each other."""
 
-    width: int = 16
+    width: int = 24
     """Hypotheses that are followed."""
     word_weight: float = 0.7
     """Of the word model's log-probabilities, beside those of the letters."""

@@ -36,13 +36,17 @@ Context = tuple[int, ...]
 _W = TypeVar("_W")
 _Counts = defaultdict[tuple[_W, ...], float]
 
+_ARRAYS: Final = ("words", "log_probs", "backoffs", "first")
+_LAST: Final = ("words", "log_probs", "first")
+"""What is kept of a level; nothing is longer than the last one's n-grams, to be backed off from."""
+
 
 @dataclass(frozen=True, eq=False)
 class _Level:
     """The n-grams of one length, sorted; those that begin with n-gram i of the level above are rows `first[i]` to
     `first[i + 1]`."""
 
-    words: NDArray[np.int32]
+    words: NDArray[np.integer]
     log_probs: NDArray[np.float16]
     backoffs: NDArray[np.float16]
     first: NDArray[np.int32]
@@ -160,7 +164,7 @@ class WordModel:
         lines = "\n".join(self.written[word] for word in self._spelled) + "\n" + "\n".join(self._spelled)
         made = {"words": torch.frombuffer(bytearray(lines.encode("ascii", "replace")), dtype=torch.uint8)}
         for n, level in enumerate(self._levels, 1):
-            for name in ("words", "log_probs", "backoffs", "first"):
+            for name in _ARRAYS if n < self.order else _LAST:
                 made[f"{n}.{name}"] = torch.from_numpy(getattr(level, name))
         return made
 
@@ -170,10 +174,9 @@ class WordModel:
         try:
             lines = bytes(tensors["words"].numpy()).decode("ascii").split("\n")
             order = sum(name.endswith(".first") for name in tensors)
-            levels = [
-                _Level(*(tensors[f"{n}.{name}"].numpy() for name in ("words", "log_probs", "backoffs", "first")))
-                for n in range(1, order + 1)
-            ]
+            last = torch.zeros_like(tensors[f"{order}.log_probs"])
+            told = {f"{order}.backoffs": last, **tensors}
+            levels = [_Level(*(told[f"{n}.{name}"].numpy() for name in _ARRAYS)) for n in range(1, order + 1)]
             half = len(lines) // 2
             fits = 2 * half == len(lines) and len(levels[0].words) == half + 2
             for above, level in pairwise(levels):
@@ -207,7 +210,7 @@ def _levels(counts: list[_Counts[str]], rare: float) -> list[_Level]:
         left = _left_over(kept[n + 1], probs) if n + 1 < len(kept) else {}
         levels.append(
             _Level(
-                np.array([gram[-1] for gram in found], np.int32),
+                np.array([gram[-1] for gram in found], np.uint16 if len(names) < 2**16 - 2 else np.int32),
                 np.array([math.log(probs[n][gram]) for gram in found], np.float16),
                 np.array([left.get(gram, 0.0) for gram in found], np.float16),
                 first,
