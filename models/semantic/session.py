@@ -23,6 +23,8 @@ from .text import normalise, sentences
 _PREFILL: Final = 32  # rows of one pass while hearing: a word in their midst makes the rows after it run again
 
 
+_STOPS: Final = ".,?!;:-"
+
 _Given = tuple[int, int]
 """A token to listen to, and the token that text is weighed against after it."""
 
@@ -177,24 +179,28 @@ class SemanticSession:
         drawn: Drawn | None = None
         if self._restate and mode == "text":
             self._listen(given)
-            understood = self._understood()
+            understood, asked = self._understood()
             if self._words:
                 del self._tokens[self._history :]
-                opening = self._opening(layout.typed(vocabulary, understood), mode, sampling, seed)
+                opening = self._opening(layout.typed(vocabulary, asked), mode, sampling, seed)
         else:
             drawn = self._listen(given, opening)
             understood = self.transcript
         yield Transcript(understood)
         yield from self._answer(opening, drawn)
 
-    def _understood(self) -> str:
-        """The turn in the end. A recognizer writes what sounds like words even where none are: that there are some is
-        for the model to say, and where the turn's sentence ends, how."""
+    def _understood(self) -> tuple[str, str]:
+        """The turn in the end, and what is answered of it, which is a whole sentence.
+
+        A recognizer writes what sounds like words even where none are, and no commas and stops: that there are words,
+        and whether they end a sentence, is for the model to say.
+        """
         drafted = self.transcript
-        if self._recognizer is None or self._hearing is None or not drafted:
-            return drafted
-        read = self._recognizer.text(self._hearing)
-        return read + (drafted[-1] if drafted[-1] in ".?!" else ".") if read else drafted
+        read = "" if self._hearing is None or self._recognizer is None else self._recognizer.text(self._hearing)
+        if not drafted or not read:
+            return drafted, drafted
+        ending = drafted[len(drafted.rstrip(_STOPS)) :]
+        return read + ending, read + (ending[-1] if ending.endswith((".", "?", "!")) else ".")
 
     def reply_to(
         self, text: str, mode: layout.Mode, sampling: SamplingOptions | None = None, seed: int = 0

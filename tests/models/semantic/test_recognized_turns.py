@@ -48,6 +48,11 @@ def units(frames: int, seed: int = 1) -> list[int]:
     return (found + N_UNITS * (1 + found % 64)).tolist()
 
 
+def ending(text: str) -> str:
+    """The stops that a text ends with."""
+    return text[len(text.rstrip(".,?!;:-")) :]
+
+
 def test_a_turn_is_answered_as_what_the_recognizer_read(bundle: Bundle, recognizer: Recognizer) -> None:
     said, last = units(120), units(30, 5)
     own = session(bundle, recognizer=None)
@@ -59,10 +64,11 @@ def test_a_turn_is_answered_as_what_the_recognizer_read(bundle: Bundle, recogniz
     pieces = list(made.reply("text", None, 0, last))
     read = recognizer.text(recognizer.hear(recognizer.begin(), [*said, *last]))
     assert read
-    expected = read + (drafted[-1] if drafted[-1] in ".?!" else ".")
+    expected = read + ending(drafted)
     assert pieces[0] == Transcript(expected)
     assert expected not in (drafted, early), "choose other units: both read the same"
-    told = layout.typed(bundle.vocabulary, expected)
+    asked = expected if expected[-1] in ".?!" else expected.rstrip(",;:-") + "."
+    told = layout.typed(bundle.vocabulary, asked)
     assert list(made.tokens[: len(told)]) == told
     made.rewind(mark)
     assert list(made.reply("text", None, 0, last)) == pieces, "an answer that is taken back leaves no trace"
@@ -74,7 +80,23 @@ def test_a_turn_is_answered_as_what_the_recognizer_read(bundle: Bundle, recogniz
     alone = recognizer.text(recognizer.hear(recognizer.begin(), last))
     first = next(made.reply("text"))
     assert isinstance(first, Transcript)
-    assert first.text[:-1] == alone, "of the turn before nothing is left"
+    assert first.text.rstrip(".,?!;:-") == alone, "of the turn before nothing is left"
+
+
+@pytest.mark.parametrize(
+    ("drafted", "ends"), [("well, yes", ""), ("well, yes?", "?"), ("well...", "..."), ("well,", ",")]
+)
+def test_whether_a_sentence_ends_is_as_the_model_wrote_it(
+    bundle: Bundle, recognizer: Recognizer, drafted: str, ends: str
+) -> None:
+    """So that who takes turns can tell from the words whether somebody has finished (`agent/session/endpointing.py`);
+    what is answered is whole."""
+    made = session(bundle, recognizer=recognizer)
+    said = units(120)
+    made.hear(said)
+    made._words = bundle.vocabulary.encode(drafted)
+    read = recognizer.text(recognizer.hear(recognizer.begin(), said))
+    assert made._understood() == (read + ends, read + ("?" if ends == "?" else "."))
 
 
 def test_an_answer_without_text_is_to_what_the_model_itself_heard(bundle: Bundle, recognizer: Recognizer) -> None:
@@ -104,4 +126,4 @@ def test_a_listener_hears_with_its_bundles_recognizer(bundle: Bundle, recognizer
     (told,) = listener.transcribe()
     assert isinstance(told, Transcript)
     heard = bundle.tokenizer.hear(torch.from_numpy(pcm)[None, None])[0].tolist()
-    assert told.text[:-1] == recognizer.text(recognizer.hear(recognizer.begin(), heard))
+    assert told.text.rstrip(".,?!;:-") == recognizer.text(recognizer.hear(recognizer.begin(), heard))

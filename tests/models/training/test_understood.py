@@ -59,8 +59,10 @@ def heard(bundle: Bundle, s: Spoken) -> str:
     assert s.detail is not None
     session = SemanticSession(LocalDecoder(bundle.semantic, Grammar(bundle.vocabulary)))
     session.begin_turn()
-    text = "".join(session.hear([int(unit) + N_UNITS * int(d)]) for unit, d in zip(s.units, s.detail, strict=True))
-    return text + "".join(p.text for p in session.reply("text") if isinstance(p, Transcript))
+    for unit, detail in zip(s.units, s.detail, strict=True):
+        session.hear([int(unit) + N_UNITS * int(detail)])
+    (text,) = (piece.text for piece in session.reply("text") if isinstance(piece, Transcript))
+    return text
 
 
 def test_questions_are_written_down_as_a_conversation_hears_them(
