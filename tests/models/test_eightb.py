@@ -12,7 +12,7 @@ from speechgpt_gen.models.generation import Listener
 from speechgpt_gen.models.memory import GB, check_memory, memory_need
 from speechgpt_gen.models.perceptual.block_causal import BlockCausalFlow
 from speechgpt_gen.models.semantic.llama import SemanticModel
-from speechgpt_gen.models.semantic.pieces import Unit, Word
+from speechgpt_gen.models.semantic.pieces import Transcript, Unit, Word
 from speechgpt_gen.models.speech_tokenizer.streaming import StreamingSpeechTokenizer
 
 
@@ -57,9 +57,10 @@ def test_it_is_seeded_and_talks_as_a_trained_model_would() -> None:
     first.semantic.float()
     listener = Listener(first)
     listener.listen(torch.randn(16_000).mul(0.05).numpy())
-    pieces = [piece for piece, _ in zip(listener.reply("direct", seed=1), range(60), strict=False)]
+    heard, *pieces = (piece for piece, _ in zip(listener.reply("direct", seed=1), range(60), strict=False))
     listener.close_answer()
     assert listener.transcript == ""
+    assert heard == Transcript("")
     assert isinstance(pieces[0], Word)
     assert len(pieces[0].text) == 1
     assert sum(isinstance(piece, Unit) for piece in pieces) > 20
