@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import groupby
 from typing import Final
 
 SYMBOLS: Final = "_ abcdefghijklmnopqrstuvwxyz'"
@@ -20,6 +22,16 @@ def spelled_words(text: str) -> list[str]:
     return [letters for letters in map(spell, text.split()) if letters]
 
 
+def plainly(text: str) -> str:
+    """A text as it is read: its words by their letters, between single spaces."""
+    return " ".join(spelled_words(text))
+
+
+def collapsed(symbols: Iterable[int]) -> str:
+    """The text of a way through frames: what is repeated once, and no blanks."""
+    return "".join(SYMBOLS[symbol] for symbol, _ in groupby(symbols) if symbol != BLANK)
+
+
 def characters(text: str) -> list[int]:
     """CTC targets of a text: letters and apostrophes, single spaces."""
-    return [SYMBOLS.index(c) for c in " ".join(spelled_words(text))]
+    return [SYMBOLS.index(c) for c in plainly(text)]

@@ -140,8 +140,10 @@ class WordModel:
 
     @classmethod
     def fit(cls, texts: Iterable[tuple[str, float]], *, order: int = 3, rare: float = 1.0) -> WordModel:
-        """Count texts, each so many times as its weight says; n-grams of two words and more that are counted less than
-        `rare` times are pruned."""
+        """Count texts, each so many times as its weight says, in n-grams of up to `order` words, two at least.
+
+        N-grams of two words and more that are counted less than `rare` times are pruned.
+        """
         counts: list[_Counts[str]] = [defaultdict(float) for _ in range(order)]
         written: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
         for text, weight in texts:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..recognition.letters import SYMBOLS, characters
+from ..recognition.letters import characters, collapsed, plainly
 from ..recognition.reader import LetterReader, ReaderConfig
 from ..recognition.word_model import WordModel
 from ..semantic.vocabulary import N_UNITS, to_ascii
@@ -132,9 +132,8 @@ def misread(reader: LetterReader, heard: Sequence[tuple[Utterance, Spoken]]) -> 
     wrong = total = 0
     for utterance, spoken in heard:
         best = reader(torch.from_numpy(_told(spoken))[None].to(device))[0].argmax(-1)
-        read = "".join(SYMBOLS[c] for c in torch.unique_consecutive(best).tolist() if c)
-        truth = "".join(SYMBOLS[c] for c in characters(utterance.text))
-        wrong += edits(read, truth)
+        truth = plainly(utterance.text)
+        wrong += edits(collapsed(best.tolist()), truth)
         total += len(truth)
     return wrong / max(1, total)
 

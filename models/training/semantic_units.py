@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..packages import whisper_folder
-from ..recognition.letters import SYMBOLS, characters
+from ..recognition.letters import SYMBOLS, characters, collapsed, plainly
 from ..speech_tokenizer.semantic_encoder import SemanticEncoder, SemanticEncoderConfig, SemanticReader
 from .batches import BucketBatches
 from .corpus import Corpus, Utterance
@@ -305,7 +305,7 @@ def readability(
         part = [chosen[i] for i in index]
         wav = recordings.audio(part, int(batches.longest(index)))
         for u, read in zip(part, transcribe(module, wav, [u.frames for u in part]), strict=True):
-            truth = "".join(SYMBOLS[c] for c in characters(u.text))
+            truth = plainly(u.text)
             wrong += edits(read, truth)
             total += len(truth)
     return wrong / max(1, total)
@@ -317,9 +317,7 @@ def transcribe(module: SemanticUnits, wav: Tensor, frames: Sequence[int]) -> lis
     with mixed(wav.device):
         values, _ = module.encoder.quantize(module.encoder.hidden(module.encoder.mel_frames(wav)))
         best = module.reader.read(values).argmax(-1).cpu()
-    return [
-        "".join(SYMBOLS[c] for c in torch.unique_consecutive(row[:n]) if c) for row, n in zip(best, frames, strict=True)
-    ]
+    return [collapsed(row[:n]) for row, n in zip(best.tolist(), frames, strict=True)]
 
 
 def edits(made: str, truth: str) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ...recognition.letters import SYMBOLS, characters
+from ...recognition.letters import plainly
 from .. import semantic_units
 from ..corpus import Corpus, Utterance
 from ..samples import evenly, held_out
@@ -27,7 +27,7 @@ def character_error_rate(reader: semantic_units.SemanticUnits, made: Mapping[str
     reader.eval()
     for name, wav in made.items():
         (read,) = semantic_units.transcribe(reader, wav.to(device)[None], [-(-len(wav) // 320)])
-        truth = "".join(SYMBOLS[c] for c in characters(corpus.by_id[name].text))
+        truth = plainly(corpus.by_id[name].text)
         wrong += semantic_units.edits(read, truth)
         total += len(truth)
     return wrong / max(1, total)
