@@ -73,20 +73,12 @@ class LetterReader(nn.Module):
         self.norm = nn.LayerNorm(config.dim)
         self.letters = nn.Linear(config.dim, len(SYMBOLS))
 
-    def told(self, units: Tensor) -> Tensor:
-        """What is read of units (B, T): their digits and those of their detail, each in [-1, 1]."""
-        return semantics(units, self.table, self.config.detail)
-
     def forward(self, units: Tensor, frames: Tensor | None = None) -> Tensor:
         """frames: how many of each row are units (B,); by default all."""
-        return self.read(self.told(units), frames)
-
-    def read(self, told: Tensor, frames: Tensor | None = None) -> Tensor:
-        """The same of what `told` gave (B, T, digits), or of what became of it."""
         inside = None
         if frames is not None:
-            inside = (torch.arange(told.shape[1], device=told.device) < frames[:, None])[..., None]
-        x = self.enter(told)
+            inside = (torch.arange(units.shape[1], device=units.device) < frames[:, None])[..., None]
+        x = self.enter(semantics(units, self.table, self.config.detail))
         for layer in self.layers:
             x = layer(x, inside)
         return self.letters(self.norm(x)).float().log_softmax(-1)  # type: ignore[no-any-return]

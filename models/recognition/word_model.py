@@ -99,7 +99,7 @@ class WordModel:
     def log_prefix(self, letters: str) -> float:
         """That a word begins with these letters, whatever went before: a bound to go by while it is read."""
         low = bisect_left(self._spelled, letters)
-        high = bisect_right(self._spelled, letters + "~", lo=low)
+        high = bisect_right(self._spelled, letters + "~", lo=low)  # which comes after every letter
         mass = self._mass[high] - self._mass[low]
         return math.log(mass) if mass > 0 else _UNKNOWN + _LETTER * len(letters)
 

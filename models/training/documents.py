@@ -183,7 +183,7 @@ class Builder:
         for word, cut in zip(s.words[:-1], s.cuts, strict=False):
             words.append(TimedWord(word, max(cut - self.recipe.ahead, words[-1].end + 1 if words else 1)))
         words.append(TimedWord(s.words[-1], s.cuts[-1]))
-        units = s.units.astype(np.int64) + (0 if s.detail is None else N_UNITS * s.detail)
+        units = s.heard
         return sequences.answer(self.vocabulary, units.tolist(), words, mode, learn_text=learn_text)
 
     def build(self, document: Document, rng: np.random.Generator) -> Labelled:

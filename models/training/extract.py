@@ -35,6 +35,12 @@ class Spoken:
     cuts: list[int]
     detail: NDArray[np.int64] | None = None
 
+    @property
+    def heard(self) -> NDArray[np.int64]:
+        """Each unit and its detail as one number (T,), as who listens is told them (`speech_tokenizer/detail.py`)."""
+        units = self.units.astype(np.int64)
+        return units if self.detail is None else units + UNITS * self.detail
+
 
 def align(log_probs: Tensor, targets: list[list[int]], frames: list[int]) -> list[NDArray[np.int64]]:
     """Viterbi alignment of CTC outputs (B, T, symbols) to targets; per item the state 0..2L of every frame (T_i,).

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -131,7 +130,7 @@ def misread(reader: LetterReader, heard: Sequence[tuple[Utterance, Spoken]]) -> 
     device = reader.letters.weight.device
     wrong = total = 0
     for utterance, spoken in heard:
-        best = reader(torch.from_numpy(_told(spoken))[None].to(device))[0].argmax(-1)
+        best = reader(torch.from_numpy(spoken.heard)[None].to(device))[0].argmax(-1)
         truth = plainly(utterance.text)
         wrong += edits(collapsed(best.tolist()), truth)
         total += len(truth)
@@ -165,11 +164,6 @@ def _texts(corpus: Corpus, recipe: RecognizerRecipe) -> Iterator[tuple[str, floa
 def _units(spoken: Spoken, rng: np.random.Generator, recipe: RecognizerRecipe) -> Tensor:
     units, detail = blur(spoken.units, spoken.detail, rng, near=recipe.near_units, lost=recipe.lost_units)
     return torch.from_numpy(units if detail is None else units + N_UNITS * detail)
-
-
-def _told(spoken: Spoken) -> NDArray[np.int64]:
-    units = spoken.units.astype(np.int64)
-    return units if spoken.detail is None else units + N_UNITS * spoken.detail
 
 
 def _padded(rows: Sequence[Tensor], device: str) -> tuple[Tensor, Tensor]:

@@ -63,7 +63,7 @@ def test_a_turn_in_any_pieces_is_the_whole_turn(reader: LetterReader, cuts: list
     edges = [0, *sorted(min(cut, frames) for cut in cuts), frames]
     for first, last in pairwise(edges):
         hearing = recognizer.hear(hearing, units[first:last])
-        assert recognizer.text(hearing) == recognizer.text(hearing), "an end that is not yet one changes nothing"
+        recognizer.text(hearing)  # an end that is not yet one changes nothing
     assert hearing == recognizer.hear(recognizer.begin(), units)
 
 
