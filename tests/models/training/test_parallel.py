@@ -15,6 +15,7 @@ from speechgpt_gen.models.errors import ConfigError
 from speechgpt_gen.models.training.loop import Loop, LoopConfig
 from speechgpt_gen.models.training.prepare import prepare
 from tests.models.training.test_recipe import RECIPE
+from tests.models.training.test_recognition import RECOGNIZER
 
 ROOT = Path(__file__).parents[3]
 TRAIN = """
@@ -164,22 +165,23 @@ def states(folder: Path, *ranks: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_tokenizer_alike(source: Path, tmp_path: Path) -> None:
-    """Its stages by the command line: each process has all weights, on batches of its own."""
+def test_two_processes_train_stages_alike(source: Path, tmp_path: Path) -> None:
+    """By the command line: each process has all weights, but of the semantic model, and batches of its own."""
     prepare(source, tmp_path / "run" / "corpus", progress=False)
-    (tmp_path / "tiny.toml").write_text(RECIPE)
-    for stage in ("tokenizer", "decoder"):
+    (tmp_path / "tiny.toml").write_text(f"restate = true\n{RECIPE}{RECOGNIZER}")
+    for stage in ("tokenizer", "decoder", "semantic", "recognizer"):
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
         command += ["--", "speechgpt_gen.agent.cli", "train", stage]  # without "--" torchrun takes --run for its own
         command += ["--run", str(tmp_path / "run"), "--config", str(tmp_path / "tiny.toml")]
         done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
-    for stage in ("units", "acoustic", "decoder"):
+    for stage in ("units", "acoustic", "decoder", "recognizer"):
         first, second = states(tmp_path / "run" / stage, 0, 1)
         for name, value in first["module"].items():
             assert torch.equal(value, second["module"][name]), f"{stage}: {name}"
         assert (tmp_path / "run" / stage / "weights.pt").is_file()
     assert (tmp_path / "run" / "spoken.npz").is_file()
+    assert (tmp_path / "run" / "semantic" / "weights.pt").is_file()
 
 
 @pytest.mark.slow

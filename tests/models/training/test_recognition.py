@@ -30,6 +30,12 @@ from .test_recipe import RECIPE
 
 SAID = ["the sea is calm", "is the sea green", "calm is the green sea", "what is the sea"]
 UNSAID = "a sea that is green"
+RECOGNIZER = """
+[recognizer]
+model = {dim = 16, layers = 1, kernel = 5}
+loop = {steps = 2, warmup = 1, save_every = 2, ema = 0.9}
+"""
+"""What a tiny recipe adds for it."""
 RECIPE_OF = RecognizerRecipe(
     ReaderConfig(dim=32, layers=1, kernel=5),
     LoopConfig(steps=150, learning_rate=2e-2, warmup=5, save_every=50, ema=0.9),
@@ -116,8 +122,7 @@ def test_the_stage_ends_in_a_bundle_that_reads(source: Path, tmp_path: Path) -> 
 
     run, config = tmp_path / "run", tmp_path / "tiny.toml"
     prepare(source, run / "corpus", progress=False)
-    loop = "loop = {steps = 2, warmup = 1, save_every = 2, ema = 0.9}"
-    config.write_text(f"restate = true\n{RECIPE}[recognizer]\nmodel = {{dim = 16, layers = 1, kernel = 5}}\n{loop}\n")
+    config.write_text(f"restate = true\n{RECIPE}{RECOGNIZER}")
     options = ["--run", str(run), "--config", str(config)]
     for stage in ("tokenizer", "semantic", "recognizer", "perceptual"):
         result = CliRunner().invoke(app, [stage, *options], catch_exceptions=False)
