@@ -21,9 +21,7 @@ from .sampling import SamplingOptions
 from .text import normalise, sentences
 
 _PREFILL: Final = 32  # rows of one pass while hearing: a word in their midst makes the rows after it run again
-
-
-_STOPS: Final = ".,?!;:-"
+_STOPS: Final = ".,?!;:-"  # what the model's draft may end in, which a recognizer does not write
 
 _Given = tuple[int, int]
 """A token to listen to, and the token that text is weighed against after it."""
