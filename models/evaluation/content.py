@@ -5,6 +5,7 @@ it holds three quarters of them and every number. Where nothing is left (which o
 quarters of the answer's words have to come in their order, or those that carry meaning and no others. Spelled letters
 are one word, however they were written. Form words (`take` in "if you take fourteen from fifty-four, you get forty")
 may be lacking beside words that say more; where they are all that is expected (`sun`), they are wanted like any other.
+Which of two words comes before the other is compared as such, in either form that the corpus has for it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ def _words(name: str) -> frozenset[str]:
 
 _FRAME_WORDS, _FORM_WORDS = _words("frame_words"), _words("form_words")
 _ONE_HALF = re.compile(r"\b1 half\b|\b1/2\b")  # half and one half are the same answer
+_ORDERS = tuple(map(re.compile, (r"\b(?:1st|first) comes (\w+) then (\w+)", r"\b(\w+) comes before (\w+)")))
 _ADMISSIONS = re.compile(
     r"\b(do not|cannot|can not|could not|have no|am not able|not able|unable|no idea|not sure|nobody (can|could)|"
     r"no (map|clock|way)|not (know|see|look|follow|remember)|do not have|only answer)\b"
@@ -91,12 +93,23 @@ def _near(word: str, there: set[str]) -> bool:
     return not word.isdigit() and (f"{word}s" in there or (word.endswith("s") and word[:-1] in there))
 
 
+def _order(text: str, normalise: Normalise) -> tuple[str, ...] | None:
+    """Which two words a text puts in order, the first of them first."""
+    found = next((hit for form in _ORDERS if (hit := form.search(normalise(text)))), None)
+    return None if found is None else found.groups()
+
+
 def right(question: str, accepted: Sequence[str], heard: str, normalise: Normalise) -> bool:
     """Whether what was heard holds the content of any accepted answer."""
-    tokens = _tokens(heard, normalise)
+    tokens, order = _tokens(heard, normalise), _order(heard, normalise)
     for answer in accepted:
-        wanted = content_words(question, answer, normalise)
-        if _holds(wanted, tokens) if wanted else _says_again(_tokens(answer, normalise), tokens):
+        expected = _order(answer, normalise)
+        if order is not None and expected is not None and set(order) == set(expected):
+            held = order == expected
+        else:
+            wanted = content_words(question, answer, normalise)
+            held = _holds(wanted, tokens) if wanted else _says_again(_tokens(answer, normalise), tokens)
+        if held:
             return True
     return False
 
