@@ -17,9 +17,10 @@ from ..errors import ConfigError
 from ..recognition.letters import BLANK, SYMBOLS, spell
 from ..speech_tokenizer.semantic_encoder import UNITS
 from .augment import augment
-from .corpus import Corpus
+from .corpus import Corpus, Utterance
 from .precision import mixed
 from .recordings import Recordings
+from .saving import Table, in_parts
 from .semantic_units import SemanticUnits, batches_of
 
 
@@ -97,67 +98,57 @@ def _locate(words: list[str], path: NDArray[np.int64]) -> tuple[list[int], list[
 
 @torch.inference_mode()
 def extract(
-    corpus: Corpus,
-    module: SemanticUnits,
-    path: Path,
-    *,
-    batch_seconds: float = 200.0,
-    noise: np.random.Generator | None = None,
+    corpus: Corpus, module: SemanticUnits, path: Path, *, batch_seconds: float = 200.0, noise: int | None = None
 ) -> None:
-    """Write units and word positions of the whole corpus to `path` (.npz), of the audio as it is or with `noise`.
+    """Write units and word positions of the whole corpus to `path` (.npz), of the audio as it is or through noise drawn
+    from the seed `noise`. Killed, it goes on from what it kept.
 
     Utterances whose words could not be placed keep their units and have no words.
+    Raises UnsavedError when the disk is full.
     """
     module.eval()
-    everything = corpus.utterances
     recordings = Recordings(corpus, next(module.parameters()).device)
-    batches = batches_of(everything, batch_seconds, 0, fill=False)
-    heard: dict[str, NDArray[np.int64]] = {}
-    places: dict[str, tuple[list[int], list[int]]] = {}
-    for step in range(batches.per_epoch):
-        chosen = [everything[i] for i in batches(step)]
-        frames = [u.frames for u in chosen]
+    batches = batches_of(corpus.utterances, batch_seconds, 0, fill=False)
+
+    def heard(step: int) -> Table:
+        chosen = [corpus.utterances[i] for i in batches(step)]
         wav = recordings.audio(chosen)
-        mel = module.encoder.mel_frames(wav if noise is None else augment(wav, noise))
-        with mixed(mel.device):
-            hidden = module.encoder.hidden(mel)
-            index = module.encoder.heard(hidden)
-            # Read before quantisation: half as many errors, so words are placed better.
-            logits = module.early(hidden).float().log_softmax(-1)
-        index = index.cpu()
-        usable = [i for i, u in enumerate(chosen) if u.text.split() and all(map(spell, u.text.split()))]
-        targets = [_targets(chosen[i].text) for i in usable]
-        paths = align(logits[usable], targets, [frames[i] for i in usable]) if usable else []
-        for row, u in enumerate(chosen):
-            heard[u.id] = index[row, : frames[row]].numpy()
-        for i, states in zip(usable, paths, strict=True):
-            found = _locate(chosen[i].text.split(), states)
-            if found is not None:
-                places[chosen[i].id] = found
-        if step % 50 == 49:
-            print(f"extracted {len(heard)}/{len(everything)}", flush=True)
-    _save(path, [u.id for u in everything], heard, places)
+        return _heard(module, chosen, wav if noise is None else augment(wav, np.random.default_rng((noise, step))))
+
+    in_parts(path, batches.per_epoch, heard, of=f"corpus {corpus.digest}")
+
+
+def _heard(module: SemanticUnits, utterances: list[Utterance], wav: Tensor) -> Table:
+    """Units of utterances with audio (B, N), and where the words of those are whose words can be spelled and placed."""
+    frames = [u.frames for u in utterances]
+    mel = module.encoder.mel_frames(wav)
+    with mixed(mel.device):
+        hidden = module.encoder.hidden(mel)
+        index = module.encoder.heard(hidden)
+        # Read before quantisation: half as many errors, so words are placed better.
+        logits = module.early(hidden).float().log_softmax(-1)
+    usable = [i for i, u in enumerate(utterances) if u.text.split() and all(map(spell, u.text.split()))]
+    targets = [_targets(utterances[i].text) for i in usable]
+    paths = align(logits[usable], targets, [frames[i] for i in usable]) if usable else []
+    placed: list[tuple[list[int], list[int]]] = [([], []) for _ in utterances]
+    for i, states in zip(usable, paths, strict=True):
+        placed[i] = _locate(utterances[i].text.split(), states) or placed[i]
+    rows = zip(index.cpu().numpy(), frames, strict=True)
+    detail, units = np.divmod(np.concatenate([row[:length] for row, length in rows]), UNITS)
+    told = module.encoder.config.detail > 0
+    return {
+        "ids": np.array([u.id for u in utterances]),
+        "units": units.astype(np.int16),
+        "detail": detail if told else detail[:0],
+        "frames": np.array(frames, np.int32),
+        "ends": np.concatenate([np.array(ends, np.int16) for ends, _ in placed]),
+        "cuts": np.concatenate([np.array(cuts, np.int16) for _, cuts in placed]),
+        "words": np.array([len(ends) for ends, _ in placed], np.int32),
+    }
 
 
 def _targets(text: str) -> list[int]:
     return [SYMBOLS.index(c) for c in " ".join(map(spell, text.split()))]
-
-
-def _save(
-    path: Path, ids: list[str], heard: dict[str, NDArray[np.int64]], places: dict[str, tuple[list[int], list[int]]]
-) -> None:
-    none: tuple[list[int], list[int]] = ([], [])
-    detail, units = np.divmod(np.concatenate([heard[i] for i in ids]), UNITS)
-    np.savez(
-        path,
-        ids=np.array(ids),
-        units=units.astype(np.int16),
-        detail=detail if detail.any() else detail[:0],
-        frames=np.array([len(heard[i]) for i in ids], np.int32),
-        ends=np.concatenate([np.array(places.get(i, none)[0], np.int16) for i in ids]),
-        cuts=np.concatenate([np.array(places.get(i, none)[1], np.int16) for i in ids]),
-        words=np.array([len(places.get(i, none)[0]) for i in ids], np.int32),
-    )
 
 
 def load_spoken(path: Path, corpus: Corpus) -> dict[str, Spoken]:

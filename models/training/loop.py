@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from .allocation import keep_large_blocks
 from .muon import Muon
 from .parallel import ALONE, World, local, spread, whole
 from .progress import Watcher
+from .saving import UnsavedError, replacing
 
 
 @dataclass(frozen=True)
@@ -58,18 +58,9 @@ class DivergedError(SpeechGPTGenError):
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class UnsavedError(SpeechGPTGenError):
-    """A run cannot write what it is to leave."""
-
-
-def _write_atomically(state: dict[str, Any], path: Path) -> None:
-    part = path.with_suffix(".part")
-    try:
+def _write(state: dict[str, Any], path: Path) -> None:
+    with replacing(path, "make room, and run it again to go on from before") as part:
         torch.save(state, part)
-        os.replace(part, path)
-    except (OSError, RuntimeError) as error:  # torch tells of a full disk by the latter
-        part.unlink(missing_ok=True)
-        raise UnsavedError(f"cannot write {path} ({error}): make room, and run it again to go on from before") from None
 
 
 def _optimizers(module: nn.Module, config: LoopConfig, world: World) -> list[torch.optim.Optimizer]:
@@ -203,11 +194,11 @@ class Loop:
             "average": self.average,
             "beside": None if self.beside is None else self.beside.state_dict(),
         }
-        _write_atomically(local(state), self.checkpoint)
+        _write(local(state), self.checkpoint)
         if self.world.size > 1:
             weights = whole(self.average or self.module.state_dict())
             if self.world.first:
-                _write_atomically(weights, self.folder / "weights.pt")
+                _write(weights, self.folder / "weights.pt")
             self.world.wait()
 
     def run(self, losses: Callable[[int], dict[str, Tensor]], *, until: int | None = None) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from .parallel import ALONE, World, shard
 from .precision import mixed
 from .recordings import Recordings
 from .samples import played, spoken_again
+from .saving import Table, in_parts
 
 
 @dataclass(frozen=True)
@@ -97,28 +99,40 @@ def _uniform(shape: Sequence[int], generator: torch.Generator) -> Tensor:
 
 
 @torch.inference_mode()
-def extract_codes(corpus: Corpus, tokenizer: StreamingSpeechTokenizer, units: Tensor) -> Tensor:
-    """Codes (frames, n_q) int16 of the whole corpus, on the tokenizer's device; level 0 is `units` (frames,)."""
+def extract_codes(corpus: Corpus, tokenizer: StreamingSpeechTokenizer, units: Tensor, path: Path) -> None:
+    """Write the codes of the whole corpus to `path` (.npz); level 0 is `units` (frames,). Killed, it goes on from what
+    it kept.
+
+    Raises UnsavedError when the disk is full.
+    """
     tokenizer.eval()
     books = tokenizer.codebooks
     recordings = Recordings(corpus, books.vectors.device)
-    codes = torch.empty(recordings.frames, tokenizer.n_q, dtype=torch.int16, device=recordings.device)
-    codes[:, 0] = units.to(codes)
     batches = BucketBatches([u.frames for u in corpus.utterances], 6000, 50, 0, fill=False)
-    for step in range(batches.per_epoch):
+
+    def coded(step: int) -> Table:
         chosen = [corpus.utterances[i] for i in batches(step)]
         wav = recordings.audio(chosen)
         with mixed(wav.device):
             latents = tokenizer.continuous(wav[:, None])
-        for row, u in zip(latents, chosen, strict=True):
-            own = codes[recordings.first_row[u.id] :][: u.frames]
-            residual = row[: u.frames] - books.vectors[0][own[:, 0].long()]
-            for level in range(1, tokenizer.n_q):
-                own[:, level] = books.nearest(residual, level)
-                residual = residual - books.vectors[level][own[:, level].long()]
-        if step % 100 == 99:
-            print(f"coded {step + 1}/{batches.per_epoch} batches", flush=True)
-    return codes
+        rows = torch.cat([torch.arange(u.frames) + recordings.first_row[u.id] for u in chosen])
+        levels = [units[rows.to(units.device)].to(latents.device).long()]
+        residual = torch.cat([row[: u.frames] for row, u in zip(latents, chosen, strict=True)])
+        for level in range(1, tokenizer.n_q):
+            residual = residual - books.vectors[level - 1][levels[-1]]
+            levels.append(books.nearest(residual, level))
+        return {"rows": rows.numpy(), "codes": torch.stack(levels, 1).to(torch.int16).cpu().numpy()}
+
+    in_parts(path, batches.per_epoch, coded, of=f"corpus {corpus.digest}")
+
+
+def load_codes(path: Path, corpus: Corpus) -> Tensor:
+    """Read what `extract_codes` wrote: (frames, n_q) int16, in the corpus' order."""
+    with np.load(path, allow_pickle=False) as stored:
+        rows, found = stored["rows"], stored["codes"]
+    codes = np.empty((sum(u.frames for u in corpus.utterances), found.shape[1]), np.int16)
+    codes[rows] = found
+    return torch.from_numpy(codes)
 
 
 def train(

@@ -10,7 +10,7 @@
     RUN/heard-N.npz            the same through noise          `semantic`, `recognizer`
     RUN/semantic/              semantic model                  `semantic`
     RUN/recognizer/            letters and words of a turn     `recognizer`
-    RUN/codes.safetensors      all levels of codes             `decoder`, `perceptual`
+    RUN/codes.npz              all levels of codes             `decoder`, `perceptual`
     RUN/perceptual/            perceptual model                `perceptual`
 
 Every stage goes on from its last checkpoint; a stage that is finished is not run again. With a model to start from, the
@@ -28,7 +28,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -288,11 +287,10 @@ def train_perceptual(run: Path, recipe: Recipe, start: Bundle | None = None) -> 
 
 def codes(run: Path, corpus: Corpus, tokenizer: StreamingSpeechTokenizer) -> Tensor:
     """All levels of codes of the corpus (frames, n_q) int16, made once."""
-    path = run / "codes.safetensors"
+    path = run / "codes.npz"
     if not path.is_file():
-        units = all_units(corpus, _spoken(run, corpus))
-        save_file({"codes": perceptual_model.extract_codes(corpus, tokenizer, units).cpu()}, path)
-    return load_file(path)["codes"]
+        perceptual_model.extract_codes(corpus, tokenizer, all_units(corpus, _spoken(run, corpus)), path)
+    return perceptual_model.load_codes(path, corpus)
 
 
 def _coded(
@@ -317,7 +315,7 @@ def _extract(run: Path, recipe: Recipe, corpus: Corpus, views: int, start: Bundl
     if missing:
         module = _stage_one(run, recipe, corpus, start).to(device())
         for n, path in missing:
-            extract(corpus, module, path, noise=np.random.default_rng(n) if n else None)
+            extract(corpus, module, path, noise=n or None)
 
 
 def _spoken(run: Path, corpus: Corpus) -> dict[str, Spoken]:

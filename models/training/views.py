@@ -6,22 +6,21 @@ fixed set of views is drawn, heard, kept, and gone through in a new order every 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from .augment import augment, perturb
 from .batches import BucketBatches
 from .corpus import Utterance
-from .loop import UnsavedError
 from .recordings import HOP
+from .saving import replacing
 
 
 class Heard(NamedTuple):
@@ -104,13 +103,8 @@ class HeardOnce:
         if path.is_file() and (heard := _read(path, of, device)) is not None:
             return heard
         tensors = {k: v.bfloat16() if v.is_floating_point() else v for k, v in self._hear(number)._asdict().items()}
-        part = path.with_suffix(f".{os.getpid()}.part")
-        try:
+        with replacing(path, "make room, or give fewer hear_hours", shared=True) as part:
             save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, part, {"of": of})
-            os.replace(part, path)
-        except (OSError, SafetensorError) as error:
-            part.unlink(missing_ok=True)
-            raise UnsavedError(f"cannot write {path} ({error}): make room, or give fewer hear_hours") from None
         return _floats(tensors)
 
 

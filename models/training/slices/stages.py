@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -135,7 +134,7 @@ def decoder(run: Slice) -> Figures:
     base, reader = _tokenizer(run, run.earlier("tokenizer"))
     known = units_id(base.codebooks)
     base.to(machine.device)
-    codes = perceptual_model.extract_codes(run.corpus, base, _hear_all(run, base) % UNITS)
+    codes = _codes(run, base, _hear_all(run, base))
     source = run.earlier("decoder", known)
     if source is not None:
         load_strict(base.decoder, read_pieces(source, "decoder"), source)
@@ -222,7 +221,7 @@ def perceptual(run: Slice) -> Figures:
     base.to(machine.device)
     units = _hear_all(run, base)
     detail = units // UNITS
-    codes = perceptual_model.extract_codes(run.corpus, base, units % UNITS)
+    codes = _codes(run, base, units)
     start, source = None, run.earlier("perceptual", known)
     if source is not None:
         start = BlockCausalFlow(run.recipe.perceptual.model)
@@ -267,7 +266,7 @@ def ablation(run: Slice) -> Figures:
     bench = Bench(
         Recordings(run.corpus, run.machine.device),
         base,
-        perceptual_model.extract_codes(run.corpus, base, _hear_all(run, base) % UNITS),
+        _codes(run, base, _hear_all(run, base)),
         run.recipe.ablation,
         run.recipe.prompt_frames,
         judge_of(reader, run.corpus),
@@ -313,9 +312,15 @@ def _views(
 def _heard(run: Slice, units: semantic_units.SemanticUnits, view: int) -> dict[str, Spoken]:
     """Units and words of the corpus as recorded (view 0), or through noise."""
     path = run.work / f"spoken{view}.npz"
-    noise = np.random.default_rng(view) if view else None
-    run.machine.timed(f"units, view {view}", lambda: extract(run.corpus, units, path, noise=noise))
+    run.machine.timed(f"units, view {view}", lambda: extract(run.corpus, units, path, noise=view or None))
     return load_spoken(path, run.corpus)
+
+
+def _codes(run: Slice, base: StreamingSpeechTokenizer, units: Tensor) -> Tensor:
+    """All levels of codes of the corpus (frames, n_q), whose units with or without detail these are."""
+    path = run.work / "codes.npz"
+    perceptual_model.extract_codes(run.corpus, base, units % UNITS, path)
+    return perceptual_model.load_codes(path, run.corpus).to(run.machine.device)
 
 
 @torch.inference_mode()

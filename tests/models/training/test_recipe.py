@@ -25,10 +25,11 @@ from speechgpt_gen.models.semantic.vocabulary import SpeechVocabulary
 from speechgpt_gen.models.training import ablation, semantic_model, semantic_units
 from speechgpt_gen.models.training.corpus import Corpus
 from speechgpt_gen.models.training.extract import Spoken, align, load_spoken
-from speechgpt_gen.models.training.loop import DivergedError, Loop, LoopConfig, UnsavedError
+from speechgpt_gen.models.training.loop import DivergedError, Loop, LoopConfig
 from speechgpt_gen.models.training.precision import mixed
 from speechgpt_gen.models.training.prepare import prepare
 from speechgpt_gen.models.training.recipe import load_recipe
+from speechgpt_gen.models.training.saving import UnsavedError
 from speechgpt_gen.models.training.semantic_recipe import SemanticRecipe
 
 RECIPE = """

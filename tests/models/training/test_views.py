@@ -13,8 +13,9 @@ from speechgpt_gen.models.speech_tokenizer.semantic_encoder import SemanticEncod
 from speechgpt_gen.models.training import semantic_units
 from speechgpt_gen.models.training.batches import BucketBatches
 from speechgpt_gen.models.training.corpus import Corpus, Utterance
-from speechgpt_gen.models.training.loop import LoopConfig, UnsavedError
+from speechgpt_gen.models.training.loop import LoopConfig
 from speechgpt_gen.models.training.prepare import prepare
+from speechgpt_gen.models.training.saving import UnsavedError
 from speechgpt_gen.models.training.semantic_units import SemanticUnitsConfig
 from speechgpt_gen.models.training.views import Heard, HeardOnce, views
 from tests.models.training.test_recipe import room_for
