@@ -106,9 +106,10 @@ def test_units_are_the_same_whether_or_not_their_pass_was_killed(
         return hear(hidden)
 
     path = tmp_path / "spoken.npz"
-    with monkeypatch.context() as patch, pytest.raises(KilledError):
+    with monkeypatch.context() as patch:
         patch.setattr(module.encoder, "heard", killed)
-        extract.extract(corpus, module, path, batch_seconds=3.0, noise=noise)
+        with pytest.raises(KilledError):
+            extract.extract(corpus, module, path, batch_seconds=3.0, noise=noise)
     extract.extract(corpus, module, path, batch_seconds=3.0, noise=noise)
     whole, again = (extract.load_spoken(each, corpus) for each in (tmp_path / "whole.npz", path))
     assert whole.keys() == again.keys() == corpus.by_id.keys()
@@ -137,9 +138,10 @@ def test_codes_are_the_same_whether_or_not_their_pass_was_killed(
             raise KilledError
         return hear(wav)
 
-    with monkeypatch.context() as patch, pytest.raises(KilledError):
+    with monkeypatch.context() as patch:
         patch.setattr(tokenizer, "continuous", killed)
-        extract_codes(corpus, tokenizer, truth[:, 0], path)
+        with pytest.raises(KilledError):
+            extract_codes(corpus, tokenizer, truth[:, 0], path)
     assert len(list((tmp_path / "codes.parts").iterdir())) == 2
     extract_codes(corpus, tokenizer, truth[:, 0], path)
     codes = load_codes(path, corpus)
