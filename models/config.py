@@ -29,8 +29,25 @@ def from_json(cls: type[T], data: object, where: str) -> T:
     values = {name: _value(hints[name], value, f"{where}.{name}") for name, value in data.items()}
     try:
         return cls(**values)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ConfigError) as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+def positive(config: object, *names: str) -> None:
+    """Raise ConfigError unless these fields of a dataclass are above zero."""
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise ConfigError(f"{name} is {getattr(config, name)}: give more than 0")
+
+
+def not_negative(config: Any, where: str) -> None:
+    """Raise ConfigError for a number below zero in a dataclass or in those within it, by where it stands."""
+    for field in dataclasses.fields(config):
+        value, place = getattr(config, field.name), f"{where}.{field.name}"
+        if dataclasses.is_dataclass(value):
+            not_negative(value, place)
+        elif isinstance(value, int | float) and not value >= 0:
+            raise ConfigError(f"{place} is {value}: give 0 or more")
 
 
 def to_json(config: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..config import positive
 from ..errors import ConfigError
 from ..speech_tokenizer.detail import semantics
 from ..speech_tokenizer.fsq import FiniteScalarQuantizer
@@ -26,6 +27,7 @@ class ReaderConfig:
     """Digits of detail that it is told of a frame beyond its unit (`speech_tokenizer/detail.py`)."""
 
     def __post_init__(self) -> None:
+        positive(self, "dim", "layers", "kernel", "expansion")
         if self.kernel % 2 == 0:
             raise ConfigError(
                 f"the reader's kernel is {self.kernel} frames: give an odd number, it looks as far ahead as back"

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .causal import AttentionState, CausalConv1d, CausalTransformer, Chain, Gelu, State
+from ..config import positive
+from .causal import AttentionState, CausalConv1d, CausalTransformer, Chain, Gelu, State, check_heads
 from .detail import Detail
 from .fsq import FiniteScalarQuantizer
 
@@ -81,6 +82,10 @@ class SemanticEncoderConfig:
     reader_dim: int = 256
     detail: int = 0
     """Digits of four levels that a listener is told of a frame beyond its unit (`detail.py`)."""
+
+    def __post_init__(self) -> None:
+        positive(self, "bands", "dim", "layers", "window", "block")
+        check_heads("dim", self.dim, self.heads, rotary=False)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..config import positive
+from ..errors import ConfigError
+from .causal import check_heads
 from .detail import semantics
 from .semantic_encoder import HOP, UNITS, SemanticEncoder, SemanticEncoderConfig, SemanticState
 from .spectral import AcousticDecoder, AcousticEncoder, DecoderState
@@ -33,6 +36,13 @@ class StreamingTokenizerConfig:
     latent_dim: int = 64
     n_q: int = 8
     codebook_size: int = 1024
+
+    def __post_init__(self) -> None:
+        positive(self, "encoder_layers", "decoder_layers", "reach", "latent_dim", "n_q")
+        check_heads("encoder_dim", self.encoder_dim, self.heads)
+        check_heads("decoder_dim", self.decoder_dim, self.heads)
+        if self.codebook_size < UNITS:
+            raise ConfigError(f"codebook_size is {self.codebook_size}: there are {UNITS} units")
 
 
 class ResidualCodebooks(nn.Module):

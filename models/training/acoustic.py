@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..config import positive
 from ..speech_tokenizer.semantic_encoder import mel_filters
 from ..speech_tokenizer.streaming import StreamingSpeechTokenizer, StreamingTokenizerConfig
 from .adversary import Adversary, AdversaryConfig
@@ -133,6 +134,7 @@ class AcousticConfig:
     corpora of many voices: of a few, the codes would tell who speaks."""
 
     def __post_init__(self) -> None:
+        positive(self, "batch", "crop_frames")
         self.adversary.check_crop(self.crop_frames)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..config import positive
 from ..speech_tokenizer.spectral import AcousticDecoder
 from ..speech_tokenizer.streaming import StreamingSpeechTokenizer
 from .acoustic import SpectralLoss
@@ -47,6 +48,7 @@ class DecoderConfig:
     """Steps between losses of the held-out split (0: at the end only)."""
 
     def __post_init__(self) -> None:
+        positive(self, "batch", "crop_frames")
         self.adversary.check_crop(self.crop_frames)
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from ..config import positive
 from ..errors import ConfigError, SpeechGPTGenError
 from .allocation import keep_large_blocks
 from .muon import Muon
@@ -49,6 +50,12 @@ class LoopConfig:
     optimizer: Literal["adamw", "muon"] = "adamw"
     """"muon" moves the matrices of repeated layers by Muon (Jordan 2024; scaled to AdamW's rates, arXiv 2502.16982) and
     the rest by AdamW; in one process only."""
+
+    def __post_init__(self) -> None:
+        positive(self, "steps", "accumulate", "clip", "save_every", "threads")
+        for name in ("decay", "beta2", "ema"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}: give 0 to 1")
 
 
 class DivergedError(SpeechGPTGenError):

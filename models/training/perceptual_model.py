@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..config import positive
 from ..errors import ConfigError
 from ..perceptual.block_causal import BlockCausalConfig, BlockCausalFlow
 from ..perceptual.objective import draw_situation, flow_loss
@@ -53,6 +54,9 @@ class PerceptualRecipe:
     then another recording and as long as in use, where within one utterance it is its first half at most."""
     evaluate_every: int = 0
     """Steps between losses of the held-out split (0: at the end only)."""
+
+    def __post_init__(self) -> None:
+        positive(self, "batch_frames", "longest_frames", "bucket_frames")
 
 
 def join(utterances: Sequence[Utterance], recipe: PerceptualRecipe) -> list[tuple[Utterance, ...]]:

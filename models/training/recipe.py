@@ -33,7 +33,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..bundle import Bundle
-from ..config import from_json
+from ..config import from_json, not_negative, positive
 from ..errors import ConfigError
 from ..perceptual.block_causal import BlockCausalConfig
 from ..semantic.layout import MAX_HISTORY_TURNS
@@ -88,6 +88,10 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.units.encoder != self.acoustic.tokenizer.semantic:
             raise ConfigError("units.encoder and acoustic.tokenizer.semantic differ: make them the same")
+        latents = self.acoustic.tokenizer.latent_dim
+        for part in ("perceptual", "ablation"):
+            if (asked := getattr(self, part).model.latent_dim) != latents:
+                raise ConfigError(f"{part}.model.latent_dim is {asked}: the tokenizer's is {latents}, give the same")
         told = self.units.encoder.detail
         if (asked := self.perceptual.model.detail) not in (0, told):
             raise ConfigError(f"perceptual.model.detail = {asked}: the encoder tells {told} digits, give as many or 0")
@@ -97,6 +101,7 @@ class Recipe:
             )
         if (asked := self.recognizer.model.detail) not in (0, told):
             raise ConfigError(f"recognizer.model.detail = {asked}: the encoder tells {told} digits, leave it out")
+        positive(self, "prompt_frames")
         if not 0 < self.blend <= 1:
             raise ConfigError(f"blend = {self.blend}: give more than 0 and at most 1")
 
@@ -107,7 +112,9 @@ def load_recipe(path: Path) -> Recipe:
         data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path} is not a recipe that can be read: {' '.join(str(error).split())}") from None
-    return from_json(Recipe, data, str(path))
+    recipe = from_json(Recipe, data, str(path))
+    not_negative(recipe, str(path))
+    return recipe
 
 
 def device() -> str:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..config import positive
 from ..errors import ConfigError
 from ..recognition.letters import characters, collapsed, plainly
 from ..recognition.reader import LetterReader, ReaderConfig
@@ -53,6 +54,9 @@ class RecognizerRecipe:
     """Runs of two and three words that texts have less often are forgotten."""
     texts: tuple[str, ...] = ()
     """Files with a text in every line, whose words are counted beside the corpus' own."""
+
+    def __post_init__(self) -> None:
+        positive(self, "batch_seconds")
 
 
 def train(

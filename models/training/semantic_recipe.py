@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from ..config import positive
 from ..semantic.llama import SemanticConfig
 from ..semantic.vocabulary import SpeechVocabulary
 from .loop import LoopConfig
@@ -82,14 +83,23 @@ class SemanticRecipe:
     evaluate_every: int = 0
     """Steps between losses of the held-out split (0: at the end only)."""
 
+    def __post_init__(self) -> None:
+        positive(self, "text_tokens", "layers", "heads", "kv_heads", "row_tokens", "rows")
+        if self.base is None:
+            _shape(self, self.text_tokens)  # refuses what cannot be built
+
 
 def model_config(recipe: SemanticRecipe, vocabulary: SpeechVocabulary, detail: int = 0) -> SemanticConfig:
     """The model's shape for a vocabulary and so many digits of detail of what is heard."""
     if recipe.base is not None:
         raw = json.loads((Path(recipe.base) / "config.json").read_text())
         return replace(SemanticConfig.from_hf({**raw, "vocab_size": vocabulary.size}), detail=detail)
+    return _shape(recipe, vocabulary.size, detail)
+
+
+def _shape(recipe: SemanticRecipe, vocab_size: int, detail: int = 0) -> SemanticConfig:
     return SemanticConfig(
-        vocab_size=vocabulary.size,
+        vocab_size=vocab_size,
         hidden_size=recipe.hidden_size,
         intermediate_size=recipe.intermediate_size,
         num_hidden_layers=recipe.layers,

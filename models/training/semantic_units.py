@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..config import positive
 from ..errors import ConfigError
 from ..packages import whisper_folder
 from ..recognition.letters import SYMBOLS, characters, collapsed, plainly
+from ..speech_tokenizer.causal import check_heads
 from ..speech_tokenizer.semantic_encoder import SemanticEncoder, SemanticEncoderConfig, SemanticReader
 from .batches import BucketBatches
 from .corpus import Corpus, Utterance
@@ -80,6 +82,8 @@ class SemanticUnitsConfig:
     second, and as much for the reader where units are kept) and comes again every epoch. 0: each step hears anew."""
 
     def __post_init__(self) -> None:
+        positive(self, "batch_seconds")
+        check_heads("encoder.reader_dim", self.encoder.reader_dim, self.encoder.heads // 2)  # as its reader has
         if not self.freeze_encoder and not 0 <= self.hold <= self.encoder.layers:
             raise ConfigError(f"units.hold = {self.hold}: the encoder has {self.encoder.layers} layers")
         if self.hear_hours and not self.held:

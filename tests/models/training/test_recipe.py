@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
-from speechgpt_gen.models.bundle import load_bundle, read_config
+from speechgpt_gen.models.bundle import load_bundle
 from speechgpt_gen.models.errors import ConfigError
 from speechgpt_gen.models.semantic.hugging_face import extend_llama
 from speechgpt_gen.models.semantic.vocabulary import SpeechVocabulary
@@ -323,21 +323,6 @@ def test_a_full_disk_stops_the_run_in_one_line_and_keeps_the_last_checkpoint(tmp
     assert again.step == 3
 
 
-def test_an_unknown_key_of_a_recipe_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "bad.toml"
-    path.write_text("[semantic]\nhiden_size = 3\n")
-    with pytest.raises(ConfigError, match="hiden_size"):
-        load_recipe(path)
-
-
-@pytest.mark.parametrize("part", ["perceptual", "ablation"])
-def test_detail_that_nobody_tells_is_refused_before_any_work(tmp_path: Path, part: str) -> None:
-    path = tmp_path / "bad.toml"
-    path.write_text(f"[{part}]\nmodel = {{ detail = 5 }}\n")
-    with pytest.raises(ConfigError, match=f"{part}.model.detail"):
-        load_recipe(path)
-
-
 def test_alignment_finds_the_letters_where_they_are() -> None:
     target = [3, 1, 3, 3]
     truth = [0, 1, 1, 2, 3, 4, 5, 5, 6, 7]  # state 2k+1 is letter k, even ones are blanks
@@ -346,23 +331,6 @@ def test_alignment_finds_the_letters_where_they_are() -> None:
         probabilities[0, t, 0 if state % 2 == 0 else target[state // 2]] = 0.9
     (path,) = align(torch.from_numpy(np.log(probabilities)), [target], [len(truth)])
     assert path.tolist() == truth
-
-
-RECIPES = Path(semantic_units.__file__).parent
-
-
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda p: p.stem)
-def test_the_recipes_that_come_with_the_package_are_valid(path: Path) -> None:
-    recipe = load_recipe(path)
-    assert recipe.acoustic.tokenizer.latent_dim == recipe.perceptual.model.latent_dim
-    assert recipe.description
-
-
-@pytest.mark.parametrize("name", ["nano.toml", "nano_cpu.toml"])
-def test_the_recipes_of_nano_ask_for_the_tokenizer_that_is_shipped(name: str) -> None:
-    recipe, shipped = load_recipe(RECIPES / name), read_config("nano").tokenizer
-    assert recipe.acoustic.tokenizer == shipped
-    assert recipe.units.encoder == shipped.semantic
 
 
 def test_a_llama_learns_units_by_low_rank_terms(run: Path, tmp_path: Path) -> None:
