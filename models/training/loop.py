@@ -7,7 +7,6 @@ decays towards whichever end is nearer, so that a run of any length leaves finis
 
 from __future__ import annotations
 
-import errno
 import math
 import time
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from .allocation import keep_large_blocks
 from .muon import Muon
 from .parallel import ALONE, World, local, spread, whole
 from .progress import Watcher
-from .saving import UnsavedError, replacing
+from .saving import replacing, room
 
 
 @dataclass(frozen=True)
@@ -60,9 +59,6 @@ class LoopConfig:
 
 class DivergedError(SpeechGPTGenError):
     """The loss is no longer finite."""
-
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _write(state: dict[str, Any], path: Path) -> None:
@@ -210,12 +206,8 @@ class Loop:
 
     def run(self, losses: Callable[[int], dict[str, Tensor]], *, until: int | None = None) -> None:
         """Train to the end, or to step `until`. `losses(n)` returns the named terms of batch n; `loss` is minimised."""
-        try:
+        with room(self.folder):
             self._run(losses, min(self.config.steps, until or self.config.steps))
-        except OSError as error:
-            if error.errno not in _FULL:
-                raise
-            raise UnsavedError(f"cannot write to {self.folder} ({error}): make room, and run it again") from None
 
     def _run(self, losses: Callable[[int], dict[str, Tensor]], last: int) -> None:
         self.module.train()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..recognition.letters import SYMBOLS, characters
@@ -20,6 +20,7 @@ from .augment import augment
 from .corpus import Corpus, Utterance
 from .precision import mixed
 from .recordings import Recordings
+from .saving import save_tensors
 from .semantic_units import SemanticUnits, batches_of, ctc
 
 _Known = Sequence[tuple[Tensor, list[Utterance]]]
@@ -49,7 +50,7 @@ def give_detail(path: Path, corpus: Corpus, encoder: SemanticEncoder, before: Se
         follow_detail(corpus, encoder, before)
     else:
         print(f"learns detail: CTC {learn_detail(corpus, encoder):.2f}")
-    save_file({name: value.cpu() for name, value in encoder.detail.state_dict().items()}, path)
+    save_tensors(encoder.detail.state_dict(), path)
 
 
 def learn_detail(

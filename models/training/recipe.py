@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..bundle import Bundle
@@ -44,6 +44,7 @@ from .extract import Spoken, all_details, all_units, extract, load_spoken
 from .loop import LoopConfig, restore, saved
 from .parallel import World
 from .samples import units_alone
+from .saving import save_tensors
 from .semantic_recipe import SemanticRecipe, model_config
 from .understood import understood
 
@@ -145,7 +146,7 @@ def train_tokenizer(run: Path, recipe: Recipe, start: Bundle | None = None) -> N
     if recipe.units.keep:
         hours, path = recipe.acoustic.follow_hours, run / "followed.safetensors"
         if world.first and codec is not None and hours and not path.is_file():
-            save_file({"vectors": acoustic.follow_units(corpus, codec.to(device()), units, hours).cpu()}, path)
+            save_tensors({"vectors": acoustic.follow_units(corpus, codec.to(device()), units, hours)}, path)
         return
     if codec is not None:
         codec.codebooks.vectors.zero_()  # they quantised what other units left

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..config import positive
@@ -23,6 +23,7 @@ from .extract import Spoken
 from .loop import Loop, LoopConfig, restore
 from .parallel import ALONE, World
 from .precision import mixed
+from .saving import save_tensors
 from .semantic_units import batches_of, ctc, edits
 from .unit_noise import blur
 
@@ -84,7 +85,7 @@ def train(
         raise ConfigError(f"the recognizer to start from is {start.config}, the recipe asks for {config}")
     folder.mkdir(parents=True, exist_ok=True)
     if world.first and not (folder / "words.safetensors").is_file():
-        save_file(count_words(corpus, recipe).tensors(), folder / "words.safetensors")
+        save_tensors(count_words(corpus, recipe).tensors(), folder / "words.safetensors")
     world.wait()
     reader = LetterReader(config)
     if start is not None:

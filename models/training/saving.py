@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
 
 from ..errors import SpeechGPTGenError
 
@@ -20,6 +23,17 @@ Table = dict[str, NDArray[Any]]
 
 class UnsavedError(SpeechGPTGenError):
     """A run cannot write what it is to leave."""
+
+
+@contextmanager
+def room(place: Path) -> Iterator[None]:
+    """Raises UnsavedError, in place of an OSError, when the disk is full in between."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise UnsavedError(f"cannot write to {place} ({error}): make room, and run it again") from None
 
 
 @contextmanager
@@ -36,6 +50,12 @@ def replacing(path: Path, advice: str, *, shared: bool = False) -> Iterator[Path
     except (OSError, RuntimeError, SafetensorError) as error:  # torch tells of a full disk by a RuntimeError
         part.unlink(missing_ok=True)
         raise UnsavedError(f"cannot write {path} ({error}): {advice}") from None
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a safetensors file. Raises UnsavedError when it cannot be written."""
+    with replacing(path, "make room, and run it again") as part:
+        save_file({name: value.contiguous().cpu() for name, value in tensors.items()}, part)
 
 
 def in_parts(path: Path, steps: int, make: Callable[[int], Table], *, of: str, every: int = 20) -> None:

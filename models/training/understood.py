@@ -19,6 +19,7 @@ from ..semantic.vocabulary import N_UNITS
 from .corpus import Corpus, Utterance
 from .extract import Spoken
 from .parallel import ALONE, World
+from .saving import replacing, room
 from .synthesis.other_words import plain_words
 
 _SHARE = 0.5
@@ -30,7 +31,8 @@ def understood(
     """By utterance, what `start` writes down of a question of the training split, where that holds half of its words:
     less tells nobody what was asked.
 
-    `path` keeps it, a JSON line each; what it holds already is not heard again.
+    `path` keeps it, a JSON line each; what it holds already is not heard again. Raises UnsavedError when the disk is
+    full.
     """
     questions = [u for u in corpus.split("train") if u.kind == "question"]
     if world.first:
@@ -43,12 +45,13 @@ def understood(
 @torch.inference_mode()
 def _write_down(path: Path, start: Bundle, questions: list[Utterance], spoken: dict[str, Spoken]) -> None:
     if path.is_file() and (parts := path.read_text().rpartition("\n"))[2]:  # a line that was not finished
-        path.write_text("".join(parts[:2]))
+        with replacing(path, "make room, and run it again") as unfinished:
+            unfinished.write_text("".join(parts[:2]))
     done = _read(path)
     session = SemanticSession(
         LocalDecoder(start.semantic, Grammar(start.vocabulary)), restate=True, recognizer=start.recognizer
     )
-    with path.open("a") as lines:
+    with room(path), path.open("a") as lines:
         for count, question in enumerate(questions):
             if question.id in done:
                 continue

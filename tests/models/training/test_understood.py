@@ -19,7 +19,9 @@ from speechgpt_gen.models.speech_tokenizer.detail import DETAIL_LEVELS
 from speechgpt_gen.models.tiny import tiny_bundle
 from speechgpt_gen.models.training.corpus import Corpus, Utterance
 from speechgpt_gen.models.training.extract import Spoken
+from speechgpt_gen.models.training.saving import UnsavedError
 from speechgpt_gen.models.training.understood import understood
+from tests.models.training.test_recipe import room_for
 
 TEXT = "what is half of four"
 
@@ -83,6 +85,19 @@ def test_what_was_written_down_is_not_heard_again_and_half_a_line_is(
     path.write_text(json.dumps({"id": "u0", "text": "kept"}) + '\n{"id": "u1", "te')
     understood(path, bundle, corpus, spoken)
     assert written(path) == whole | {"u0": "kept"}
+
+
+def test_a_full_disk_is_told_of_in_one_line_and_what_was_heard_stays(
+    corpus: Corpus, spoken: dict[str, Spoken], bundle: Bundle, tmp_path: Path
+) -> None:
+    path = tmp_path / "lines"
+    path.write_text(json.dumps({"id": "u0", "text": "kept"}) + "\n")
+    with room_for(40), pytest.raises(UnsavedError, match="make room, and run it again") as error:
+        understood(path, bundle, corpus, spoken)
+    assert "\n" not in str(error.value)
+    understood(path, bundle, corpus, spoken)
+    assert written(path).keys() == {"u0", "u1", "u2"}
+    assert written(path)["u0"] == "kept"
 
 
 def test_what_lacks_most_of_the_words_is_left_out(
