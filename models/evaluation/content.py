@@ -22,6 +22,7 @@ def _words(name: str) -> frozenset[str]:
 
 _FRAME_WORDS, _FORM_WORDS = _words("frame_words"), _words("form_words")
 _ONE_HALF = re.compile(r"\b1 half\b|\b1/2\b")  # half and one half are the same answer
+_HUNDREDS = re.compile(r"\b([1-9])00 and ([1-9]\d?)\b")  # how Whisper may write "one hundred and twenty"
 _ORDERS = tuple(map(re.compile, (r"\b(?:1st|first) comes (\w+) then (\w+)", r"\b(\w+) comes before (\w+)")))
 _ADMISSIONS = re.compile(
     r"\b(do not|cannot|can not|could not|have no|am not able|not able|unable|no idea|not sure|nobody (can|could)|"
@@ -35,7 +36,8 @@ def _tokens(text: str, normalise: Normalise) -> list[str]:
     """Normalised words; runs of single letters joined with a mark, so that F, L, O, W spells `~flow`."""
     made: list[str] = []
     run = ""
-    for word in [*_ONE_HALF.sub("half", normalise(text)).split(), ""]:
+    plain = _HUNDREDS.sub(lambda hit: f"{int(hit[1]) * 100 + int(hit[2])}", _ONE_HALF.sub("half", normalise(text)))
+    for word in [*plain.split(), ""]:
         # The normaliser reads a lone letter O as the digit.
         letter = "o" if word == "0" and run else word
         if len(letter) == 1 and letter.isalpha() and (run or letter not in "ai"):

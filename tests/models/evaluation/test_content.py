@@ -6,7 +6,15 @@ import pytest
 
 from speechgpt_gen.models.evaluation.content import admits, content_words, right
 
-_DIGITS = {"thirty two": "32", "sixty four": "64", "eighty one": "81", "twenty": "20", "six": "6", "four": "4"}
+_DIGITS = {
+    "one hundred and twenty": "120",
+    "thirty two": "32",
+    "sixty four": "64",
+    "eighty one": "81",
+    "twenty": "20",
+    "six": "6",
+    "four": "4",
+}
 
 
 def normalise(text: str) -> str:
@@ -49,6 +57,9 @@ def test_what_the_question_said_is_not_asked_of_the_answer() -> None:
         ("Order baby and quick.", "First comes baby, then quick.", "Quick comes before baby.", False),
         ("Order answer and light.", "Answer comes before light.", "First comes answer, then light.", True),
         ("Order answer and light.", "Answer comes before light.", "First comes light, then answer.", False),
+        ("Five days in hours?", "Five days are one hundred and twenty hours.", "5 days are 100 and 20 hours.", True),
+        ("Five days in hours?", "Five days are one hundred and twenty hours.", "5 days are 100 and 30 hours.", False),
+        ("Five days in hours?", "Five days are one hundred and twenty hours.", "5 days are 20 hours.", False),
         ("Which animal barks?", "A dog barks.", "Dogs!", True),
         ("Which animal barks?", "A dog barks.", "", False),
     ],
