@@ -20,7 +20,7 @@ from .augment import augment
 from .corpus import Corpus, Utterance
 from .precision import mixed
 from .recordings import Recordings
-from .saving import Table, in_parts
+from .saving import Table, in_parts, weights_id
 from .semantic_units import SemanticUnits, batches_of
 
 
@@ -115,7 +115,7 @@ def extract(
         wav = recordings.audio(chosen)
         return _heard(module, chosen, wav if noise is None else augment(wav, np.random.default_rng((noise, step))))
 
-    in_parts(path, batches.per_epoch, heard, of=f"corpus {corpus.digest}")
+    in_parts(path, batches.per_epoch, heard, of=f"corpus {corpus.digest}, encoder {weights_id(module.encoder)}")
 
 
 def _heard(module: SemanticUnits, utterances: list[Utterance], wav: Tensor) -> Table:

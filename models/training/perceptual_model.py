@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,7 +28,7 @@ from .parallel import ALONE, World, shard
 from .precision import mixed
 from .recordings import Recordings
 from .samples import played, spoken_again
-from .saving import Table, in_parts
+from .saving import Table, in_parts, weights_id
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,8 @@ def extract_codes(corpus: Corpus, tokenizer: StreamingSpeechTokenizer, units: Te
             levels.append(books.nearest(residual, level))
         return {"rows": rows.numpy(), "codes": torch.stack(levels, 1).to(torch.int16).cpu().numpy()}
 
-    in_parts(path, batches.per_epoch, coded, of=f"corpus {corpus.digest}")
+    codec, said = weights_id(tokenizer.encoder, books), zlib.crc32(units.cpu().numpy().tobytes())
+    in_parts(path, batches.per_epoch, coded, of=f"corpus {corpus.digest}, codec {codec}, units {said:08x}")
 
 
 def load_codes(path: Path, corpus: Corpus) -> Tensor:

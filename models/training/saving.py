@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import SpeechGPTGenError
 
@@ -58,12 +59,21 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         save_file({name: value.contiguous().cpu() for name, value in tensors.items()}, part)
 
 
+def weights_id(*modules: nn.Module) -> str:
+    """Short name of weights, to tell what was made by others."""
+    digest = sha256()
+    for module in modules:
+        for key, value in sorted(module.state_dict().items()):
+            if value.is_floating_point():
+                digest.update(key.encode() + value.detach().cpu().half().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
 def in_parts(path: Path, steps: int, make: Callable[[int], Table], *, of: str, every: int = 20) -> None:
     """Write to `path` (.npz) what `make` gives for each step, arrays of one name one after another.
 
     What `every` steps gave is kept in a file beside it until it is whole, so that a killed process loses no more.
-    of: what the arrays depend on, in words: parts of something else are made again; of other weights they must not be,
-    as the folder of a run.
+    of: what the arrays depend on, in words: parts of something else are made again.
     Raises UnsavedError when the disk is full.
     """
     folder, of = path.with_suffix(".parts"), f"{of}, {steps} steps by {every}"

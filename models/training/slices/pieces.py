@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ...errors import CheckpointError
+from ..saving import weights_id
 
 MAX_BYTES: Final = 16_600_000  # under 16 MiB with the header
 _SMALL: Final = 4096
@@ -64,11 +64,7 @@ def find_pieces(folders: Sequence[Path], name: str) -> Path | None:
 
 def units_id(encoder: nn.Module) -> str:
     """Short name of the units that a semantic encoder makes: parts that were trained on other units don't fit it."""
-    digest = sha256()
-    for key, value in sorted(encoder.state_dict().items()):
-        if value.is_floating_point():
-            digest.update(key.encode() + value.detach().cpu().half().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:12]
+    return weights_id(encoder)
 
 
 def units_of_pieces(folder: Path, name: str) -> str:

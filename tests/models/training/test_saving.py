@@ -35,6 +35,18 @@ class KilledError(Exception):
     """Stands for the end of a process."""
 
 
+def killed(function: Callable[[torch.Tensor], torch.Tensor], after: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A function that is called so many times before the process ends."""
+    calls = iter(range(after))
+
+    def call(x: torch.Tensor) -> torch.Tensor:
+        if next(calls, None) is None:
+            raise KilledError
+        return function(x)
+
+    return call
+
+
 @pytest.fixture(scope="module")
 def corpus(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return prepare(source, tmp_path_factory.mktemp("saving") / "corpus", progress=False)
@@ -96,18 +108,9 @@ def test_units_are_the_same_whether_or_not_their_pass_was_killed(
     torch.manual_seed(0)
     module = SemanticUnits(SemanticUnitsConfig(encoder=ENCODER), 2)
     extract.extract(corpus, module, tmp_path / "whole.npz", batch_seconds=3.0, noise=noise)
-    batches, hear = 0, module.encoder.heard
-
-    def killed(hidden: torch.Tensor) -> torch.Tensor:
-        nonlocal batches
-        batches += 1
-        if batches == 3:
-            raise KilledError
-        return hear(hidden)
-
     path = tmp_path / "spoken.npz"
     with monkeypatch.context() as patch:
-        patch.setattr(module.encoder, "heard", killed)
+        patch.setattr(module.encoder, "heard", killed(module.encoder.heard, 2))
         with pytest.raises(KilledError):
             extract.extract(corpus, module, path, batch_seconds=3.0, noise=noise)
     extract.extract(corpus, module, path, batch_seconds=3.0, noise=noise)
@@ -117,6 +120,22 @@ def test_units_are_the_same_whether_or_not_their_pass_was_killed(
         assert len(spoken.units) == corpus.by_id[name].frames
         np.testing.assert_array_equal(spoken.heard, again[name].heard)
         assert (spoken.words, spoken.ends, spoken.cuts) == (again[name].words, again[name].ends, again[name].cuts)
+
+
+def test_units_of_two_encoders_never_mix(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extract, "in_parts", partial(in_parts, every=1))
+    one, two = (SemanticUnits(SemanticUnitsConfig(encoder=ENCODER), 2) for _ in range(2))
+    extract.extract(corpus, two, tmp_path / "whole.npz", batch_seconds=3.0)
+    path = tmp_path / "spoken.npz"
+    with monkeypatch.context() as patch:
+        patch.setattr(one.encoder, "heard", killed(one.encoder.heard, 2))
+        with pytest.raises(KilledError):
+            extract.extract(corpus, one, path, batch_seconds=3.0)
+    assert any((tmp_path / "spoken.parts").iterdir())
+    extract.extract(corpus, two, path, batch_seconds=3.0)
+    whole, again = (extract.load_spoken(each, corpus) for each in (tmp_path / "whole.npz", path))
+    for name, spoken in whole.items():
+        np.testing.assert_array_equal(spoken.heard, again[name].heard)
 
 
 def test_codes_are_the_same_whether_or_not_their_pass_was_killed(
@@ -129,17 +148,9 @@ def test_codes_are_the_same_whether_or_not_their_pass_was_killed(
     truth = torch.cat(one_by_one, dim=1).T
     monkeypatch.setattr(perceptual_model, "in_parts", partial(in_parts, every=2))
     monkeypatch.setattr(perceptual_model, "BucketBatches", lambda lengths, *_, **__: Single(len(lengths)))
-    path, hear, said = tmp_path / "codes.npz", tokenizer.continuous, 0
-
-    def killed(wav: torch.Tensor) -> torch.Tensor:
-        nonlocal said
-        said += 1
-        if said == 6:
-            raise KilledError
-        return hear(wav)
-
+    path = tmp_path / "codes.npz"
     with monkeypatch.context() as patch:
-        patch.setattr(tokenizer, "continuous", killed)
+        patch.setattr(tokenizer, "continuous", killed(tokenizer.continuous, 5))
         with pytest.raises(KilledError):
             extract_codes(corpus, tokenizer, truth[:, 0], path)
     assert len(list((tmp_path / "codes.parts").iterdir())) == 2
