@@ -40,6 +40,12 @@ def positive(config: object, *names: str) -> None:
             raise ConfigError(f"{name} is {getattr(config, name)}: give more than 0")
 
 
+def check_heads(name: str, dim: int, heads: int, *, rotary: bool = True) -> None:
+    """Raise ConfigError unless `dim` splits into so many heads, of even size where positions are rotary."""
+    if heads < 1 or dim < 1 or dim % (2 * heads if rotary else heads):
+        raise ConfigError(f"{name} {dim} does not split into {heads} heads{' of even size' if rotary else ''}")
+
+
 def not_negative(config: Any, where: str) -> None:
     """Raise ConfigError for a number below zero in a dataclass or in those within it, by where it stands."""
     for field in dataclasses.fields(config):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...kernels.attention import attend
+from ..config import check_heads, positive
 from ..errors import ConfigError
 from .flow_matching import Chain, FlowMatching, FlowOptions, Prior
 from .schedule import PROMPT, visible
@@ -50,11 +51,8 @@ class BlockCausalConfig:
     sigma_min: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("latent_dim", "dim", "depth", "heads", "ff_mult"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"perceptual {name} must be positive, not {getattr(self, name)}")
-        if self.dim % (2 * self.heads):
-            raise ConfigError(f"perceptual dim {self.dim} must be an even multiple of heads {self.heads}")
+        positive(self, "latent_dim", "dim", "depth", "heads", "ff_mult")
+        check_heads("dim", self.dim, self.heads)
         if self.detail < 0 or (self.detail and not self.concat_cond):
             raise ConfigError(f"perceptual detail must be 0 or, with concat_cond, positive, not {self.detail}")
         if self.window_frames < 0:

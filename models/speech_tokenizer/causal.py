@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...kernels.attention import attend
-from ..errors import ConfigError
 
 State = Any
 """Explicit streaming state: a tensor, a small dataclass, or a list of states."""
@@ -91,12 +90,6 @@ class Gelu(nn.Module):
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         return self(x), state
-
-
-def check_heads(name: str, dim: int, heads: int, *, rotary: bool = True) -> None:
-    """Raise ConfigError unless `dim` splits into so many heads, of even size where positions are rotary."""
-    if heads < 1 or dim < 1 or dim % (2 * heads if rotary else heads):
-        raise ConfigError(f"{name} {dim} does not split into {heads} heads{' of even size' if rotary else ''}")
 
 
 class _Layer(nn.Module):

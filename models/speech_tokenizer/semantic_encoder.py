@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import positive
-from .causal import AttentionState, CausalConv1d, CausalTransformer, Chain, Gelu, State, check_heads
+from ..config import check_heads, positive
+from .causal import AttentionState, CausalConv1d, CausalTransformer, Chain, Gelu, State
 from .detail import Detail
 from .fsq import FiniteScalarQuantizer
 

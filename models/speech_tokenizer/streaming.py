@@ -14,9 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import positive
+from ..config import check_heads, positive
 from ..errors import ConfigError
-from .causal import check_heads
 from .detail import semantics
 from .semantic_encoder import HOP, UNITS, SemanticEncoder, SemanticEncoderConfig, SemanticState
 from .spectral import AcousticDecoder, AcousticEncoder, DecoderState

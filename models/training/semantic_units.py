@@ -12,11 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import positive
+from ..config import check_heads, positive
 from ..errors import ConfigError
 from ..packages import whisper_folder
 from ..recognition.letters import SYMBOLS, characters, collapsed, plainly
-from ..speech_tokenizer.causal import check_heads
 from ..speech_tokenizer.semantic_encoder import SemanticEncoder, SemanticEncoderConfig, SemanticReader
 from .batches import BucketBatches
 from .corpus import Corpus, Utterance

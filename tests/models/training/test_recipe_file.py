@@ -54,7 +54,7 @@ def test_detail_that_nobody_tells_is_refused_before_any_work(tmp_path: Path, par
         ("[semantic.loop]\nsteps = 0", "semantic.loop: steps is 0"),
         ("[semantic.loop]\nlearning_rate = nan", "semantic.loop.learning_rate is nan"),
         ("[semantic.loop]\nema = 1.5", "semantic.loop: ema is 1.5: give 0 to 1"),
-        ("[perceptual]\nmodel = { dim = 33 }", "perceptual.model: .*33 must be an even multiple of heads"),
+        ("[perceptual]\nmodel = { dim = 33 }", "perceptual.model: dim 33 does not split into 6 heads of even size"),
         ("[perceptual]\nmodel = { latent_dim = 32 }", "perceptual.model.latent_dim is 32: the tokenizer's is 64"),
         ("[ablation]\nmodel = { latent_dim = 32 }", "ablation.model.latent_dim is 32"),
         ("[perceptual]\nbatch_frames = 0", "perceptual: batch_frames is 0"),

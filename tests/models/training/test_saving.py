@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from speechgpt_gen.models.speech_tokenizer.semantic_encoder import SemanticEncoderConfig
 from speechgpt_gen.models.speech_tokenizer.streaming import StreamingSpeechTokenizer, StreamingTokenizerConfig
@@ -14,7 +15,7 @@ from speechgpt_gen.models.training import extract, perceptual_model
 from speechgpt_gen.models.training.corpus import Corpus
 from speechgpt_gen.models.training.perceptual_model import extract_codes, load_codes
 from speechgpt_gen.models.training.prepare import prepare
-from speechgpt_gen.models.training.saving import Table, UnsavedError, in_parts
+from speechgpt_gen.models.training.saving import Table, UnsavedError, in_parts, save_tensors
 from speechgpt_gen.models.training.semantic_units import SemanticUnits, SemanticUnitsConfig
 from tests.models.training.test_recipe import room_for
 
@@ -98,6 +99,17 @@ def test_a_full_disk_is_told_of_in_one_line_and_loses_nothing(tmp_path: Path) ->
     assert [part.name for part in (tmp_path / "pass.parts").iterdir()] == ["000000.npz"]
     in_parts(path, 10, counted(calls), of="this", every=3)
     assert calls == list(range(3, 10))
+
+
+def test_tensors_take_the_place_of_others_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "kept.safetensors"
+    save_tensors({"a": torch.ones(3, 2).T}, path)
+    kept = path.read_bytes()
+    with room_for(100), pytest.raises(UnsavedError, match="make room, and run it again"):
+        save_tensors({"a": torch.zeros(300)}, path)
+    assert path.read_bytes() == kept
+    assert list(tmp_path.iterdir()) == [path]
+    assert torch.equal(load_file(path)["a"], torch.ones(2, 3))
 
 
 @pytest.mark.parametrize("noise", [None, 1])
